@@ -1,0 +1,391 @@
+"""What a bundle says of itself: the structs behind ``manifest.json``.
+
+Every struct is frozen and keyword-only and checks itself when built, whether by the exporter or by the decoder, so a
+manifest that exists is one that makes sense. The format is JSON; unknown fields are refused, and a manifest of a newer
+schema is refused before anything else in it is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from edge_bdl.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+Task = Literal["classification", "regression", "heteroscedastic"]
+Form = Literal["mask_bank", "weight_bank"]
+Selection = Literal["iid", "balanced", "selected", "given"]
+Reduction = Literal["max", "mean"]
+ThresholdSource = Literal["episode_replay", "frame_quantiles"]
+
+# Names that the graphs of every bundle use. Frame inputs keep the model's own names.
+MEMBERS_OUTPUT = "members"
+DETERMINISTIC_OUTPUT = "output"
+DENSITY_OUTPUT = "density"
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all parts: frozen, keyword-only, strict."""
+
+
+class TensorSpec(_Part, frozen=True, kw_only=True):
+    """One tensor at the border of a graph.
+
+    Attributes:
+        name: Its name in every graph of the bundle.
+        shape: All of its axes, static.
+        dtype: A numpy dtype name such as ``uint8`` or ``float32``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if any(extent < 1 for extent in self.shape):
+            raise ValueError(f"tensor {self.name!r}: every axis must be at least 1 long, got shape {self.shape}")
+
+
+class FileEntry(_Part, frozen=True, kw_only=True):
+    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.bytes < 0:
+            raise ValueError(f"a file cannot have {self.bytes} bytes")
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"not a SHA-256 digest in lower-case hex: {self.sha256!r}")
+
+
+class StochasticInput(_Part, frozen=True, kw_only=True):
+    """One graph input that carries members: the masks of one dropout call site, or one parameter's members.
+
+    Attributes:
+        name: The graph input, ``mask_0`` or ``weight_0``; its first axis is the member axis S.
+        source: The module (masks) or parameter (weights) it stands for, by its qualified name in the model.
+        call: Which call of that module in one forward pass, from 0.
+        kind: The torch module class for masks, ``parameter`` for weights.
+        shape: Shape of one member, without the member axis.
+        rate: Probability that a unit is dropped (masks), 0 for weights.
+        scale: The value of a kept unit; a dropped one is 0. For weights 1.
+    """
+
+    name: str
+    source: str
+    call: int = 0
+    kind: str
+    shape: tuple[int, ...]
+    rate: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate < 1.0:
+            raise ValueError(f"{self.source}: a drop rate is in [0, 1), got {self.rate}")
+        if not (math.isfinite(self.scale) and self.scale > 0.0):
+            raise ValueError(f"{self.source}: the value of a kept unit must be positive and finite, got {self.scale}")
+
+
+class Bank(_Part, frozen=True, kw_only=True):
+    """The stored members.
+
+    Attributes:
+        members: How many are stored; the fused graph takes exactly so many.
+        chunk: How many the head graph takes in one call.
+        selection: How they were chosen. ``given``: by the caller (an ensemble, posterior samples).
+        seed: Key of the Philox generator that members beyond the bank (and iid ones in it) come from.
+        inputs: The graph inputs that carry them, in graph order.
+        member_weights: Weight of each member for each prefix length that has weights (each sums to 1); else equal.
+    """
+
+    members: int
+    chunk: int
+    selection: Selection
+    seed: int
+    inputs: tuple[StochasticInput, ...]
+    member_weights: dict[int, tuple[float, ...]] = {}
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"a bank holds at least 2 members, got {self.members}")
+        if not 1 <= self.chunk <= self.members:
+            raise ValueError(f"the head's chunk must be in [1, {self.members}], got {self.chunk}")
+        if not self.inputs:
+            raise ValueError("a bank without stochastic inputs is not a posterior")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"the seed must fit 64 bits, got {self.seed}")
+        for samples, weights in self.member_weights.items():
+            if len(weights) != samples or min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-6:
+                raise ValueError(f"the {samples} member weights must be non-negative and sum to 1, got {weights}")
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether members are independent draws: variances divide by S-1 and mutual information is corrected."""
+        return self.selection in ("iid", "given")
+
+
+class Thresholds(_Part, frozen=True, kw_only=True):
+    """Two thresholds of one score at one S, and the speed that each score allows.
+
+    Attributes:
+        slow: Above it a frame asks for SLOW.
+        handoff: Above it a frame asks for HANDOFF at once.
+        speed_curve: ``(score, speed factor)`` points, score rising and factor falling, fitted where there were labels;
+            empty: the configured speed factor of SLOW.
+    """
+
+    slow: float
+    handoff: float
+    speed_curve: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.slow) and math.isfinite(self.handoff) and self.slow <= self.handoff):
+            raise ValueError(f"thresholds must be finite and slow <= handoff, got {self.slow} and {self.handoff}")
+        scores = [score for score, _ in self.speed_curve]
+        factors = [factor for _, factor in self.speed_curve]
+        if scores != sorted(scores) or factors != sorted(factors, reverse=True):
+            raise ValueError("a speed curve has rising scores and falling factors")
+        if not all(0.0 <= factor <= 1.0 for factor in factors):
+            raise ValueError("speed factors are in [0, 1]")
+
+
+class Score(_Part, frozen=True, kw_only=True):
+    """One named number per frame, larger = worse.
+
+    Attributes:
+        name: ``epistemic``, ``total`` or ``density``.
+        reduction: How a vector or dense output becomes the scalar.
+        thresholds: By number of samples; a frame of S samples uses the largest entry that is at most S.
+    """
+
+    name: Literal["epistemic", "total", "density"]
+    reduction: Reduction = "max"
+    thresholds: dict[int, Thresholds] = {}
+
+    def at(self, samples: int) -> Thresholds | None:
+        """Thresholds for a frame of ``samples`` members, None where fewer were used than ever calibrated."""
+        known = [count for count in self.thresholds if count <= samples]
+        return self.thresholds[max(known)] if known else None
+
+
+class Calibration(_Part, frozen=True, kw_only=True):
+    """What was fitted on labelled frames, by number of samples.
+
+    Attributes:
+        temperature: Of the averaged class probabilities (classification).
+        interval_scale: Factor on the predictive standard deviation (regression) that makes 90 % intervals cover 90 %.
+    """
+
+    temperature: dict[int, float] = {}
+    interval_scale: dict[int, float] = {}
+
+    def __post_init__(self) -> None:
+        for value in (*self.temperature.values(), *self.interval_scale.values()):
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"temperatures and interval scales are positive and finite, got {value}")
+
+
+class PolicyConfig(_Part, frozen=True, kw_only=True):
+    """Times, counts and rates of the policy. Defaults are those of the documentation's state table.
+
+    Attributes:
+        good_frames_to_start: Good assessments in a row that lead from HOLD to NOMINAL.
+        hold_to_stop_s: HOLD this long after having driven becomes STOP.
+        slow_votes: So many of the last ``slow_window`` frames over a SLOW threshold enter SLOW.
+        slow_window: See ``slow_votes``.
+        slow_release_s: Time below the SLOW thresholds that ends SLOW.
+        slow_factor: Speed factor of SLOW where no curve was calibrated.
+        slow_budget_s: Time in SLOW that becomes HANDOFF; leaky.
+        budget_recharge: Seconds of budget that come back per second outside SLOW.
+        handoff_ramp_s: HANDOFF ramps the limit to zero in this time.
+        handoff_to_stop_s: HANDOFF unanswered this long becomes STOP.
+        loosen_per_s: How fast the speed factor may rise.
+        assessment_timeout_s: Evidence older than this is late.
+        future_tolerance_s: Evidence from further ahead than this is from the future.
+    """
+
+    good_frames_to_start: int = 5
+    hold_to_stop_s: float = 10.0
+    slow_votes: int = 2
+    slow_window: int = 5
+    slow_release_s: float = 1.0
+    slow_factor: float = 0.5
+    slow_budget_s: float = 3.0
+    budget_recharge: float = 0.25
+    handoff_ramp_s: float = 1.0
+    handoff_to_stop_s: float = 10.0
+    loosen_per_s: float = 0.5
+    assessment_timeout_s: float = 0.3
+    future_tolerance_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.good_frames_to_start < 1 or not 1 <= self.slow_votes <= self.slow_window:
+            raise ValueError("good_frames_to_start and slow_votes are at least 1, and slow_votes at most slow_window")
+        if not 0.0 <= self.slow_factor <= 1.0:
+            raise ValueError(f"slow_factor is in [0, 1], got {self.slow_factor}")
+        durations = (
+            self.hold_to_stop_s, self.slow_release_s, self.slow_budget_s, self.budget_recharge, self.handoff_ramp_s,
+            self.handoff_to_stop_s, self.loosen_per_s, self.assessment_timeout_s, self.future_tolerance_s,
+        )  # fmt: skip
+        if not all(math.isfinite(value) and value > 0.0 for value in durations):
+            raise ValueError("every time and rate of the policy is positive and finite")
+        if self.assessment_timeout_s > 0.4:
+            raise ValueError(f"assessment_timeout_s is at most 0.4, got {self.assessment_timeout_s}")
+
+
+class Policy(_Part, frozen=True, kw_only=True):
+    """Everything the policy decides by.
+
+    Attributes:
+        config: Times, counts and rates.
+        scores: The scores it looks at, with their thresholds. Without thresholds nothing may drive.
+        source: What the thresholds come from; None without calibration frames.
+    """
+
+    config: PolicyConfig = PolicyConfig()
+    scores: tuple[Score, ...] = ()
+    source: ThresholdSource | None = None
+
+
+class ParityCheck(_Part, frozen=True, kw_only=True):
+    """One check of the proof: what was measured, what was allowed."""
+
+    engine: str
+    check: str
+    value: float
+    limit: float
+    passed: bool
+
+
+class Flops(_Part, frozen=True, kw_only=True):
+    """Multiply-accumulates of one deterministic pass, and of its part before the cut."""
+
+    total: int
+    deterministic: int
+
+    @property
+    def deterministic_share(self) -> float:
+        """Share of the FLOPs that is computed once per frame, in [0, 1]."""
+        return self.deterministic / self.total if self.total else 0.0
+
+
+class Fidelity(_Part, frozen=True, kw_only=True):
+    """How close a prefix of a bank is to the full posterior, on frames that its selection did not see.
+
+    Attributes:
+        samples: Length of the prefix.
+        reference_members: Independent members that stand for the full posterior.
+        kl: Mean KL divergence (nats) of the reference's predictive distribution from the prefix's.
+        epistemic_spearman: Rank correlation of the epistemic score with the reference's.
+    """
+
+    samples: int
+    reference_members: int
+    kl: float
+    epistemic_spearman: float
+
+
+class Provenance(_Part, frozen=True, kw_only=True):
+    """Where a bundle comes from: UTC time of export (ISO 8601), versions of what made it, class of the model."""
+
+    created_utc: str
+    versions: dict[str, str]
+    model_class: str
+    seed: int
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """Everything a bundle says of itself.
+
+    Attributes:
+        schema_version: Of this format.
+        files: Every file of the bundle but the manifest, its digest and its signature.
+        name: Human name.
+        form: How the stochastic part is written in the graphs.
+        task: How a member's output is read.
+        inputs: The frame inputs, as the model's example gave them.
+        outputs: One member's output (without the member axis), and the density where there is one.
+        boundary: The tensors that pass from trunk to head.
+        class_axis: Which axis of one member's output holds the classes (classification).
+        engines: Engines that this bundle carries proved graphs for.
+        bank: The stored members.
+        policy: Scores, thresholds, times.
+        calibration: Temperature and interval scale.
+        fidelity: How close the prefixes come to the full posterior.
+        flops: Of one deterministic pass.
+        parity: The proof.
+        warnings: What the exporter wants a person to know.
+        provenance: Where it comes from.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    files: dict[str, FileEntry] = {}
+    name: str
+    form: Form
+    task: Task
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    boundary: tuple[TensorSpec, ...]
+    class_axis: int | None = None
+    engines: tuple[str, ...]
+    bank: Bank
+    policy: Policy = Policy()
+    calibration: Calibration = Calibration()
+    fidelity: tuple[Fidelity, ...] = ()
+    flops: Flops
+    parity: tuple[ParityCheck, ...] = ()
+    warnings: tuple[str, ...] = ()
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise ValueError(f"this is schema {SCHEMA_VERSION}, got {self.schema_version}")
+        if not self.inputs or not self.outputs:
+            raise ValueError("a bundle has at least one input and one output")
+        if self.task == "heteroscedastic" and (not self.outputs[0].shape or self.outputs[0].shape[-1] % 2):
+            raise ValueError(f"heteroscedastic output must have an even last axis, got {self.outputs[0].shape}")
+        if self.task == "classification" and self.class_axis is None:
+            raise ValueError("a classification bundle must say which axis holds the classes")
+        if self.class_axis is not None and not 0 <= self.class_axis < len(self.outputs[0].shape):
+            raise ValueError(f"class_axis {self.class_axis} is not an axis of {self.outputs[0].shape}")
+
+    @property
+    def output(self) -> TensorSpec:
+        """One member's output."""
+        return self.outputs[0]
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the graphs compute the feature density."""
+        return any(output.name == DENSITY_OUTPUT for output in self.outputs)
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON for people and machines, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: It is not JSON, of another schema, or does not make sense.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"the bundle has schema {version}, this edge-bdl reads up to {SCHEMA_VERSION}: pip install -U edge-bdl"
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json cannot be read ({error}); export the bundle again") from error

@@ -1,0 +1,1 @@
+"""The simulated camera car: environment, scripted expert, weather, episodes."""
