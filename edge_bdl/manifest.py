@@ -238,7 +238,7 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
             raise ValueError(f"assessment_timeout_s is at most 0.4, got {self.assessment_timeout_s}")
 
 
-class Policy(_Part, frozen=True, kw_only=True):
+class PolicySpec(_Part, frozen=True, kw_only=True):
     """Everything the policy decides by.
 
     Attributes:
@@ -334,7 +334,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     class_axis: int | None = None
     engines: tuple[str, ...]
     bank: Bank
-    policy: Policy = Policy()
+    policy: PolicySpec = PolicySpec()
     calibration: Calibration = Calibration()
     fidelity: tuple[Fidelity, ...] = ()
     flops: Flops

@@ -1,0 +1,433 @@
+"""A bundle folder: opened only when every byte of it is accounted for, written only when it opens.
+
+What a folder holds is decided by a literal table of names and by the engines the manifest claims: nothing else may be in
+it, nothing may be missing, and nothing may be other than a plain file. Sizes are compared before anything is read, hashes
+before anything is decoded, and whatever a decoder raises becomes a ``BundleError``.
+
+A verified folder must not be writable by anyone whom the robot does not trust: engines load their graphs by path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from edge_bdl import signature
+from edge_bdl.errors import BundleError, SignatureError
+from edge_bdl.manifest import FileEntry, Manifest, decode, encode
+from edge_bdl.onnx_references import external_locations
+from edge_bdl.stored_tensors import Arrays, read_bank, read_golden
+
+MANIFEST = "manifest.json"
+DIGEST = "manifest.sha256"
+SIGNATURE = "manifest.sig"
+BANK = "bank.safetensors"
+GOLDEN = "golden.safetensors"
+WEIGHTS = "weights.bin"
+
+_ONNX_FILES = frozenset({"det.onnx", "trunk.onnx", "head.onnx", "fused.onnx", WEIGHTS})
+
+#: The files that each engine runs.
+ENGINE_FILES: Mapping[str, frozenset[str]] = {
+    "onnxruntime": _ONNX_FILES,
+    "reference": _ONNX_FILES,
+    "tflite": frozenset({"graph.tflite"}),
+}
+
+_MIB = 2**20
+#: Every name a bundle may hold, with the most bytes a file of that name may have.
+MAX_BYTES: Mapping[str, int] = {
+    MANIFEST: 4 * _MIB,
+    DIGEST: 128,
+    SIGNATURE: signature.SIGNATURE_BYTES,
+    "det.onnx": 64 * _MIB,
+    "trunk.onnx": 64 * _MIB,
+    "head.onnx": 64 * _MIB,
+    "fused.onnx": 64 * _MIB,
+    WEIGHTS: 2048 * _MIB,
+    "graph.tflite": 2048 * _MIB,
+    BANK: 1024 * _MIB,
+    GOLDEN: 256 * _MIB,
+}
+
+_BLOCK = _MIB
+
+
+class Bundle:
+    """A verified bundle folder.
+
+    Attributes:
+        folder: Its real path.
+        manifest: What it says of itself.
+        digest: SHA-256 (hex) of ``manifest.json``: the bundle's identity.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, digest: str, bank: Arrays) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.digest = digest
+        self._bank = bank
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], trusted_key: bytes | None = None) -> Bundle:
+        """Verify every file of a bundle.
+
+        Args:
+            path: The folder.
+            trusted_key: An ed25519 public key, 32 raw bytes or PEM. With one, the bundle must be signed by it.
+
+        Raises:
+            BundleError: Something is missing, unknown, damaged, hostile, or of a newer schema.
+            SignatureError: There is a trusted key, and the signature is missing or wrong.
+            InputError: ``trusted_key`` is not an ed25519 public key.
+            MissingExtraError: There is a trusted key, and ``cryptography`` is not installed.
+        """
+        folder = _existing(Path(path))
+        present = _plain_files(folder)
+        raw = _read(folder, MANIFEST)
+        if trusted_key is not None:
+            _check_signature(folder, present, raw, trusted_key)
+        digest = hashlib.sha256(raw).hexdigest()
+        if _read(folder, DIGEST) != digest_line(digest):
+            raise BundleError(f"{folder}: manifest.sha256 is not the digest of manifest.json; copy the bundle again")
+        manifest = decode(raw)
+        _check_table(folder, manifest, present)
+        payload = {name: _payload(folder, name, manifest) for name in sorted(manifest.files)}
+        for name, data in payload.items():
+            if name.endswith(".onnx"):
+                _check_references(folder, name, data)
+        bank = _tensors(folder, BANK, payload[BANK], manifest)
+        _tensors(folder, GOLDEN, payload[GOLDEN], manifest)
+        return cls(folder, manifest, digest, bank)
+
+    def bank(self) -> Arrays:
+        """The stored members, by graph input.
+
+        A ``mask_bank`` holds uint8 ``[members, ceil(prod(shape) / 8)]``, bit-packed; a ``weight_bank`` float32
+        ``[members, *shape]``. Read-only.
+        """
+        return dict(self._bank)
+
+    def golden(self) -> Arrays:
+        """Inputs and expected outputs of the self-test, read again from the folder.
+
+        Raises:
+            BundleError: The file has changed since the bundle was opened.
+        """
+        return _tensors(self.folder, GOLDEN, _payload(self.folder, GOLDEN, self.manifest), self.manifest)
+
+
+def write_bundle(out: str | os.PathLike[str], manifest: Manifest, staged: Path) -> Manifest:
+    """Write a bundle, whole or not at all.
+
+    It is built beside ``out``, flushed to the disk, opened as a robot would open it, and only then put in its place. A
+    bundle that is already there stays as it is on any failure. A process killed in the instant between two renames
+    leaves it beside ``out``; the next write, or a person told by ``Bundle.open``, puts it back.
+
+    Args:
+        out: The bundle's folder ``NAME.ebdl``; an existing bundle is replaced.
+        manifest: Its manifest; ``files`` is filled in here.
+        staged: A folder with the payload files and nothing else. They are copied.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BundleError: The files do not make a bundle, ``out`` is something other than a bundle, or the disk refuses.
+    """
+    target = Path(os.path.realpath(out))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_writer(target.parent):
+            return _write(target, manifest, staged)
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written, and is as it was: {error}") from error
+
+
+def sign_bundle(folder: str | os.PathLike[str], private_key: bytes) -> None:
+    """Sign a bundle: verify it, then write ``manifest.sig``.
+
+    Args:
+        folder: The bundle.
+        private_key: An ed25519 private key, 32 raw bytes or unencrypted PEM.
+
+    Raises:
+        BundleError: The bundle does not open, or the disk refuses.
+        InputError: It is not an ed25519 private key.
+        MissingExtraError: ``cryptography`` is not installed.
+    """
+    bundle = Bundle.open(folder)
+    signed = signature.sign(_read(bundle.folder, MANIFEST), private_key)
+    # Beside the bundle, not in it: a half-written file inside would be an unknown one.
+    beside = bundle.folder.with_name(f".{bundle.folder.name}.sig")
+    try:
+        _write_file(beside, signed)
+        os.replace(beside, bundle.folder / SIGNATURE)
+        _flush(bundle.folder)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be signed: {error}") from error
+
+
+def digest_line(digest: str) -> bytes:
+    """The content of ``manifest.sha256``, as ``sha256sum --check`` reads it."""
+    return f"{digest}  {MANIFEST}\n".encode()
+
+
+def payload_files(manifest: Manifest) -> frozenset[str]:
+    """The files that a bundle with this manifest must list: its tensors, and what its engines run.
+
+    Raises:
+        BundleError: The manifest names no engine, or one that this edge-bdl does not know.
+    """
+    unknown = sorted(set(manifest.engines) - ENGINE_FILES.keys())
+    if unknown or not manifest.engines:
+        raise BundleError(
+            f"the bundle is for the engines {list(manifest.engines)}, expected some of {sorted(ENGINE_FILES)}; "
+            "export it again, or pip install -U edge-bdl"
+        )
+    return frozenset({BANK, GOLDEN}).union(*(ENGINE_FILES[engine] for engine in manifest.engines))
+
+
+def _existing(path: Path) -> Path:
+    # Reaching a bundle through a link (current.ebdl -> v3.ebdl) is the caller's choice; resolving it once makes sure that
+    # a link that moves later does not exchange what was verified.
+    folder = Path(os.path.realpath(path))
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise BundleError(f"{path} is not a folder; a bundle is a folder NAME.ebdl")
+    aside = folder.with_name(_aside(folder.name))
+    if aside.is_dir():
+        raise BundleError(
+            f"{path} does not exist; a write was interrupted and left it at {aside}: mv '{aside}' '{folder}'"
+        )
+    raise BundleError(f"{path} does not exist")
+
+
+def _aside(name: str) -> str:
+    """Where a bundle is put while its successor takes its place."""
+    return f".{name}.old"
+
+
+def _plain_files(folder: Path) -> set[str]:
+    """Names of the folder's entries, all of them known and plain files."""
+    names = set()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name not in MAX_BYTES:
+                    raise BundleError(
+                        f"{folder}: {entry.name!r} is no part of a bundle; remove it or copy the bundle again"
+                    )
+                if not entry.is_file(follow_symlinks=False):
+                    raise BundleError(f"{folder}: {entry.name} is a link, a folder or a device, expected a plain file")
+                names.add(entry.name)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
+    missing = sorted({MANIFEST, DIGEST} - names)
+    if missing:
+        raise BundleError(f"{folder} is not a bundle, or not all of one: {missing[0]} is missing")
+    return names
+
+
+def _check_signature(folder: Path, present: set[str], raw: bytes, trusted_key: bytes) -> None:
+    if SIGNATURE not in present:
+        raise SignatureError(f"{folder} is not signed, and a trusted key is configured; get a signed bundle")
+    signature.verify(raw, _read(folder, SIGNATURE), trusted_key)
+
+
+def _check_table(folder: Path, manifest: Manifest, present: set[str]) -> None:
+    """Compare three lists of names: the manifest's, the engines', the folder's."""
+    listed, needed = set(manifest.files), payload_files(manifest)
+    for name in sorted(listed - needed):
+        raise BundleError(
+            f"{folder}: manifest.json lists {name!r}, which a bundle for {list(manifest.engines)} does not hold"
+        )
+    for name in sorted(needed - listed):
+        raise BundleError(f"{folder}: manifest.json does not list {name}, needed for {list(manifest.engines)}")
+    for name in sorted(present - listed - {MANIFEST, DIGEST, SIGNATURE}):
+        raise BundleError(f"{folder}: {name} is not listed in manifest.json; remove it or copy the bundle again")
+    for name in sorted(listed - present):
+        raise BundleError(f"{folder}: {name} is missing; copy the bundle again")
+
+
+def _payload(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """Check one listed file; the bytes of those that are decoded here, nothing of those that only engines read."""
+    entry = manifest.files[name]
+    if entry.bytes > MAX_BYTES[name]:
+        raise BundleError(f"{folder}: {name} is said to have {entry.bytes} bytes, at most {MAX_BYTES[name]} are read")
+    keep = name not in (WEIGHTS, "graph.tflite")
+    kept = []
+    digest = hashlib.sha256()
+    with _PlainFile(folder, name) as file:
+        if file.size != entry.bytes:
+            raise BundleError(
+                f"{folder}: {name} has {file.size} bytes, manifest.json says {entry.bytes}; copy the bundle again"
+            )
+        for block in file.blocks():
+            digest.update(block)
+            if keep:
+                kept.append(block)
+    if digest.hexdigest() != entry.sha256:
+        raise BundleError(f"{folder}: {name} is damaged, its SHA-256 is not manifest.json's; copy the bundle again")
+    return b"".join(kept)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """All of a small file whose size nothing else declares."""
+    with _PlainFile(folder, name) as file:
+        if file.size > MAX_BYTES[name]:
+            raise BundleError(f"{folder}: {name} has {file.size} bytes, at most {MAX_BYTES[name]} are read")
+        return b"".join(file.blocks())
+
+
+class _PlainFile:
+    """A file opened without following links or waiting on a pipe, and never read beyond the size it had."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._what = f"{folder}: {name}"
+        try:
+            self._descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise BundleError(f"{self._what} cannot be read: {error.strerror}") from error
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise BundleError(f"{self._what} is not a plain file")
+
+    def __enter__(self) -> _PlainFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._descriptor)
+
+    def blocks(self) -> Iterator[bytes]:
+        left = self.size
+        while left:
+            try:
+                block = os.read(self._descriptor, min(left, _BLOCK))
+            except OSError as error:
+                raise BundleError(f"{self._what} cannot be read: {error.strerror}") from error
+            if not block:
+                raise BundleError(f"{self._what} became shorter while it was read")
+            left -= len(block)
+            yield block
+
+
+def _check_references(folder: Path, name: str, model: bytes) -> None:
+    try:
+        strange = sorted(external_locations(model) - {WEIGHTS})
+    except ValueError as error:
+        raise BundleError(f"{folder}: {name} cannot be read ({error}); export the bundle again") from error
+    if strange:
+        raise BundleError(f"{folder}: {name} takes weights from {strange[0]!r}, expected {WEIGHTS} and nothing else")
+
+
+def _tensors(folder: Path, name: str, data: bytes, manifest: Manifest) -> Arrays:
+    try:
+        return read_bank(data, manifest) if name == BANK else read_golden(data, manifest)
+    except BundleError as error:
+        raise BundleError(
+            f"{folder}: {name} is not what manifest.json describes: {error}; export the bundle again"
+        ) from error
+
+
+def _write(target: Path, manifest: Manifest, staged: Path) -> Manifest:
+    """Build, verify, exchange. The caller holds the parent folder."""
+    fresh, aside = target.with_name(f".{target.name}.new"), target.with_name(_aside(target.name))
+    _tidy(target, fresh, aside)
+    if target.exists() and not ((target / MANIFEST).is_file() or not any(target.iterdir())):
+        raise BundleError(f"{target} is there and is not a bundle; choose another name or remove it")
+    fresh.mkdir()
+    try:
+        written = _fill(fresh, manifest, staged)
+        Bundle.open(fresh)
+        _exchange(target, fresh, aside)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return written
+
+
+def _tidy(target: Path, fresh: Path, aside: Path) -> None:
+    """Put right what a killed writer left. Nobody else writes here now, so whatever is there is a leftover."""
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+    for leftover in (fresh, aside):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _fill(fresh: Path, manifest: Manifest, staged: Path) -> Manifest:
+    files = {}
+    for name in sorted(path.name for path in staged.iterdir()):
+        shutil.copyfile(staged / name, fresh / name, follow_symlinks=False)
+        files[name] = _entry(fresh / name)
+    written = msgspec.structs.replace(manifest, files=files)
+    raw = encode(written)
+    _write_file(fresh / MANIFEST, raw)
+    _write_file(fresh / DIGEST, digest_line(hashlib.sha256(raw).hexdigest()))
+    _flush(fresh)
+    return written
+
+
+def _entry(path: Path) -> FileEntry:
+    """Flush a file to the disk; its size and digest."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return FileEntry(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _exchange(target: Path, fresh: Path, aside: Path) -> None:
+    """Put ``fresh`` in the place of ``target``. A folder that is not empty cannot be renamed over, hence two renames."""
+    replaces = target.exists()
+    if replaces:
+        target.rename(aside)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        if replaces:
+            aside.rename(target)
+        raise
+    _flush(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _only_writer(parent: Path) -> Iterator[None]:
+    """Hold a folder against other writers; the lock ends with the process, however that ends."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # A file system without locks: one writer at a time is then the caller's business.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """Make a folder's entries last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,134 @@
+"""Which members a prediction uses, where they come from, and how many fit into the time there is.
+
+Members beyond a mask bank are drawn from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a
+counter-based generator: member m of input i is a pure function of (seed, i, m), the same everywhere and in any order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bdl.errors import InputError
+from edge_bdl.manifest import Bank, Form
+
+_PACE_WINDOW = 8
+
+
+def draw_keep(bank: Bank, first: int, count: int) -> dict[str, NDArray[np.bool_]]:
+    """Draw fresh masks.
+
+    Member m of input number i keeps the units whose 64-bit draw is at least ``rate * 2**64``; the draws are
+    ``numpy.random.Philox(key=seed, counter=[0, 0, i, m]).random_raw(n)``.
+
+    Args:
+        bank: Gives the seed, and per input the rate and the shape of one member.
+        first: Index of the first member.
+        count: How many members.
+
+    Returns:
+        By input name, bool [count, *shape]: True is a kept unit.
+    """
+    keep = {}
+    for number, source in enumerate(bank.inputs):
+        units = int(np.prod(source.shape, dtype=np.int64))
+        threshold = np.uint64(round(source.rate * 2**64))
+        rows = np.empty((count, units), np.bool_)
+        for row, member in zip(rows, range(first, first + count), strict=True):
+            draws = np.random.Philox(key=bank.seed, counter=[0, 0, number, member]).random_raw(units)
+            np.greater_equal(draws, threshold, out=row)
+        keep[source.name] = rows.reshape(count, *source.shape)
+    return keep
+
+
+def masks(bank: Bank, keep: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.float32]]:
+    """Masks as the graphs take them: float32, ``scale`` where kept, 0 where dropped."""
+    return {source.name: keep[source.name] * np.float32(source.scale) for source in bank.inputs}
+
+
+def pack(keep: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.uint8]]:
+    """Masks as the bundle stores them: uint8 [members, ceil(units / 8)], most significant bit first."""
+    return {name: np.packbits(rows.reshape(len(rows), -1), axis=1) for name, rows in keep.items()}
+
+
+def unpack(bank: Bank, packed: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.bool_]]:
+    """What `pack` packed, bool [members, *shape] by input name."""
+    keep = {}
+    for source in bank.inputs:
+        rows = packed[source.name]
+        units = int(np.prod(source.shape, dtype=np.int64))
+        keep[source.name] = np.unpackbits(rows, axis=1, count=units).astype(np.bool_).reshape(len(rows), *source.shape)
+    return keep
+
+
+class Members:
+    """The members of one bundle, as float32 graph inputs: first those of the bank, then, for masks, fresh ones.
+
+    Args:
+        form: Of the bundle.
+        bank: Its description.
+        stored: The arrays of ``bank.safetensors``.
+    """
+
+    def __init__(self, form: Form, bank: Bank, stored: Mapping[str, NDArray[Any]]) -> None:
+        self.bank = bank
+        self.weights = lru_cache(maxsize=32)(self._weights)
+        self._fresh = form == "mask_bank"
+        self._stored = masks(bank, unpack(bank, stored)) if self._fresh else _weights(bank, stored)
+
+    def check(self, samples: int) -> None:
+        """See that a prediction may use so many members.
+
+        Raises:
+            InputError: It is not a whole number of at least 1, or more than a bank of weights holds.
+        """
+        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
+            raise InputError(f"samples must be a whole number of at least 1, got {samples!r}")
+        if samples > self.bank.members and not self._fresh:
+            raise InputError(f"this bundle holds {self.bank.members} sets of weights and no more, asked for {samples}")
+
+    def take(self, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+        """Members ``first`` to ``first + count - 1``, [count, *shape] by input name.
+
+        Past the end of a bank of weights the last member repeats; such rows are padding, to be cut off.
+        """
+        stop = first + count
+        inside = {name: array[first:stop] for name, array in self._stored.items()}
+        missing = stop - max(first, self.bank.members)
+        if missing <= 0:
+            return inside
+        if self._fresh:
+            more = masks(self.bank, draw_keep(self.bank, stop - missing, missing))
+        else:
+            more = {name: np.repeat(array[-1:], missing, axis=0) for name, array in self._stored.items()}
+        return {name: np.concatenate([inside[name], more[name]]) for name in inside}
+
+    def _weights(self, samples: int) -> NDArray[np.float64]:
+        """Weight of each of the first ``samples`` members, float64 [samples], sum 1."""
+        given = np.asarray(self.bank.member_weights.get(samples, np.ones(samples)), np.float64)
+        return given / float(given.sum())
+
+
+def _weights(bank: Bank, stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    return {source.name: np.asarray(stored[source.name], np.float32) for source in bank.inputs}
+
+
+class Pace:
+    """What one step has cost lately, in seconds: the slowest of the last few, because a deadline is a promise."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=_PACE_WINDOW)
+
+    def record(self, seconds: float) -> None:
+        """Take note of one step."""
+        self._recent.append(seconds)
+
+    @property
+    def estimate_s(self) -> float:
+        """Seconds to allow for the next step; 0 before the first."""
+        return max(self._recent, default=0.0)

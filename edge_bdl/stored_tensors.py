@@ -1,0 +1,103 @@
+"""What must be in ``bank.safetensors`` and ``golden.safetensors``, and their decoding.
+
+bank      per mask         uint8 [members, ceil(units / 8)], bit-packed
+          per parameter    float32 [members, *shape]
+golden    input.NAME       [frames, *shape]
+          det.output       [frames, *output]
+          fused.members    [frames, members, *output]
+          density          float32 [frames, 1], where the bundle has one
+          fresh.MASK       the members behind the bank, packed, chunk of them      } mask banks only
+          fresh.members    [frames, chunk, *output]                                }
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from edge_bdl.errors import BundleError
+from edge_bdl.manifest import DENSITY_OUTPUT, Manifest, StochasticInput
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Expected(NamedTuple):
+    """What one stored tensor must be. ``units``: of a packed mask, so many of a row's bits mean something."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    units: int | None = None
+
+
+def read_bank(data: bytes, manifest: Manifest) -> Arrays:
+    """Decode ``bank.safetensors``.
+
+    Raises:
+        BundleError: It cannot be decoded, or holds something other than the manifest's bank.
+    """
+    arrays = _decode(data)
+    _compare(arrays, {spec.name: _members(manifest, spec, manifest.bank.members) for spec in manifest.bank.inputs})
+    return arrays
+
+
+def read_golden(data: bytes, manifest: Manifest) -> Arrays:
+    """Decode ``golden.safetensors``.
+
+    Raises:
+        BundleError: It cannot be decoded, or its tensors do not fit the manifest or each other.
+    """
+    arrays = _decode(data)
+    # How many frames there are is declared nowhere: the deterministic output says it, and the others must follow.
+    deterministic = arrays.get("det.output")
+    if deterministic is None or deterministic.shape[:1] in ((), (0,)):
+        raise BundleError("it has no frames")
+    frames = deterministic.shape[0]
+    output, bank = manifest.output, manifest.bank
+    expected = {f"input.{spec.name}": Expected(spec.dtype, (frames, *spec.shape)) for spec in manifest.inputs}
+    expected["det.output"] = Expected(output.dtype, (frames, *output.shape))
+    expected["fused.members"] = Expected(output.dtype, (frames, bank.members, *output.shape))
+    if manifest.has_density:
+        expected[DENSITY_OUTPUT] = Expected("float32", (frames, 1))
+    if manifest.form == "mask_bank":
+        expected |= {f"fresh.{spec.name}": _members(manifest, spec, bank.chunk) for spec in bank.inputs}
+        expected["fresh.members"] = Expected(output.dtype, (frames, bank.chunk, *output.shape))
+    _compare(arrays, expected)
+    return arrays
+
+
+def _members(manifest: Manifest, spec: StochasticInput, count: int) -> Expected:
+    if manifest.form == "weight_bank":
+        return Expected("float32", (count, *spec.shape))
+    units = math.prod(spec.shape)
+    return Expected("uint8", (count, -(-units // 8)), units)
+
+
+def _decode(data: bytes) -> Arrays:
+    try:
+        return load(data)
+    except Exception as error:  # the decoder's errors have no common base, and they all mean the same here
+        raise BundleError(f"it cannot be decoded: {error}") from error
+
+
+def _compare(arrays: Arrays, expected: dict[str, Expected]) -> None:
+    for name in sorted(arrays.keys() ^ expected.keys()):
+        raise BundleError(f"tensor {name!r} " + ("does not belong there" if name in arrays else "is missing"))
+    for name, array in arrays.items():
+        problem = _problem(array, expected[name])
+        if problem:
+            raise BundleError(f"tensor {name!r} {problem}")
+
+
+def _problem(array: NDArray[Any], expected: Expected) -> str | None:
+    """What is wrong with one tensor, for a person; None for nothing."""
+    if (array.dtype.name, array.shape) != (expected.dtype, expected.shape):
+        return f"is {array.dtype.name} {list(array.shape)}, expected {expected.dtype} {list(expected.shape)}"
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return "holds values that are not finite"
+    if expected.units is not None and expected.units % 8 and (array[:, -1] & (0xFF >> expected.units % 8)).any():
+        return "has bits set behind its last unit"
+    return None

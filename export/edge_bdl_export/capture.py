@@ -1,0 +1,336 @@
+"""Recognise: a model's stochastic call sites, found in the graph that torch.export captures; anything else random is refused.
+
+Each recognised dropout module is replaced, in a copy of the model, by a marker operator that survives capture as one graph
+node per call. What is random besides is looked for twice: in the train-mode graph, operator by operator, and by comparing two
+differently seeded train-mode passes bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from edge_bdl.errors import ExportError, UnsupportedModelError
+from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
+
+
+@torch.library.custom_op("edge_bdl::call_site", mutates_args=())
+def _call_site(x: Tensor, module: int) -> Tensor:
+    """Marks one call of recognised module number ``module``; the identity until it is rewritten."""
+    return x.clone()
+
+
+@_call_site.register_fake
+def _(x: Tensor, module: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+class _Marker(nn.Module):
+    def __init__(self, index: int, inplace: bool) -> None:
+        super().__init__()
+        self.index = index
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        marked = torch.ops.edge_bdl.call_site(x, self.index)
+        # An in-place dropout is also seen by whoever else holds its input, a residual connection for one.
+        return x.copy_(marked) if self.inplace else marked
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of one dropout module.
+
+    Attributes:
+        node: The marker in the captured graph.
+        module: Qualified name of the module.
+        call: Which call of it in one forward pass, from 0.
+        kind: The torch class it behaves as.
+        rate: Drop probability.
+        shape: Of one mask.
+    """
+
+    node: fx.Node
+    module: str
+    call: int
+    kind: type[nn.Module]
+    rate: float
+    shape: tuple[int, ...]
+
+    @property
+    def arithmetic(self) -> DropoutKind:
+        """What the module computes from input and mask."""
+        return KINDS[self.kind]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A model as one functional graph.
+
+    Attributes:
+        graph: The ATen graph; parameters and buffers are placeholders of it.
+        state: Value of every parameter, buffer and constant, by placeholder.
+        parameters: Qualified parameter or buffer name, by placeholder.
+        inputs: Placeholders of the frame inputs.
+        output: The node of the one output.
+        sites: Dropout call sites, in graph order.
+    """
+
+    graph: fx.Graph
+    state: Mapping[fx.Node, Tensor]
+    parameters: Mapping[fx.Node, str]
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    sites: tuple[Site, ...]
+
+
+def capture(model: nn.Module, example: tuple[Tensor, ...], deterministic: Sequence[str] = ()) -> Capture:
+    """Capture ``model`` with its dropout call sites marked.
+
+    Args:
+        model: Any network that torch.export captures. It is not changed.
+        example: Its inputs, in the shapes and dtypes it will be shipped with.
+        deterministic: Qualified names of modules to hold at eval, with everything below them.
+
+    Raises:
+        UnsupportedModelError: Something in it is random and not a recognised dropout module, or it cannot be captured, or
+            its output is not one tensor.
+        ExportError: ``deterministic`` names a module that does not exist, or a drop rate is 1.
+    """
+    _check_names(model, deterministic)
+    marked, names, originals = _mark(model, deterministic)
+    _refuse_hidden_randomness(marked, example, deterministic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about torch
+        program = _program(marked.eval(), example).run_decompositions({})
+    return _read(program, names, originals)
+
+
+def find_dropout(model: nn.Module, deterministic: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """The recognised dropout modules with a rate above 0, by qualified name, outside ``deterministic``."""
+    found = {}
+    for name, module in model.named_modules():
+        if recognise(module) is None or is_below(name, deterministic):
+            continue
+        rate = float(module.p)  # type: ignore[arg-type]
+        if rate >= 1.0:
+            raise ExportError(f"{name} drops everything (p = {rate:g}); use a rate below 1 or remove the module")
+        if rate > 0.0:
+            found[name] = module
+    return found
+
+
+def set_training(model: nn.Module, deterministic: Sequence[str]) -> nn.Module:
+    """Train mode, but normalisation layers keep their statistics and ``deterministic`` modules stay at eval."""
+    model.train()
+    for name, module in model.named_modules():
+        if hasattr(module, "running_mean") or is_below(name, deterministic):
+            module.training = False
+    return model
+
+
+def is_below(name: str, parents: Sequence[str]) -> bool:
+    """Whether a qualified module name is one of ``parents`` or lies below one."""
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put each replacement wherever its module is held, also when it is held under several names."""
+    # Not named_children(): it names a module that is held twice only once.
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in replacements:
+                parent._modules[name] = replacements[child]
+    return replacements.get(model, model)
+
+
+def _check_names(model: nn.Module, deterministic: Sequence[str]) -> None:
+    known = {name for name, _ in model.named_modules()}
+    for name in deterministic:
+        if name not in known:
+            raise ExportError(f"deterministic={name!r} is not a module of {type(model).__name__}; see named_modules()")
+
+
+def _mark(model: nn.Module, deterministic: Sequence[str]) -> tuple[nn.Module, list[str], list[nn.Module]]:
+    copied = copy.deepcopy(model).cpu()
+    found = find_dropout(copied, deterministic)
+    markers = {
+        module: _Marker(index, bool(getattr(module, "inplace", False))) for index, module in enumerate(found.values())
+    }
+    return replace_modules(copied, markers), list(found), list(found.values())
+
+
+def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, example)
+    except Exception as error:  # torch.export raises whatever the model or the tracer does
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModelError(
+            f"torch.export cannot capture {type(model).__name__} ({first_line}); run the model once on the example input, "
+            "and replace data-dependent Python control flow by tensor operations"
+        ) from error
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """The fused attention path is one opaque operator; capture wants its parts."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+# --- hidden randomness --------------------------------------------------------------------------------------------------
+
+
+def _refuse_hidden_randomness(marked: nn.Module, example: tuple[Tensor, ...], deterministic: Sequence[str]) -> None:
+    model = set_training(copy.deepcopy(marked), deterministic)
+    for node in _program(model, example).graph.nodes:
+        if node.op == "call_function" and (reason := _randomness(node)):
+            raise UnsupportedModelError(
+                f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, or hold the "
+                "module at eval with deterministic=[its name]"
+            )
+    _refuse_unequal_passes(model, example)
+
+
+def _randomness(node: fx.Node) -> str | None:
+    """What is random about a node of the train-mode graph, or None."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    name = target.name().removeprefix("aten::")
+    arguments = _arguments(node, target)
+    if name.startswith(("lstm", "gru", "rnn_tanh", "rnn_relu")):
+        if arguments.get("train") and float(arguments.get("dropout", 0.0)) > 0.0:
+            return f"dropout = {arguments['dropout']:g} between the layers of {name.partition('.')[0]}"
+        return None
+    if name.startswith("scaled_dot_product_attention"):
+        rate = float(arguments.get("dropout_p", 0.0))
+        return f"dropout_p = {rate:g} of attention" if rate > 0.0 else None
+    if name.startswith("rrelu"):
+        return "rrelu" if arguments.get("training") else None
+    if "dropout" in name:
+        switched_on = arguments.get("train", True)
+        return name if switched_on and float(arguments.get("p", 1.0)) > 0.0 else None
+    return name if torch.Tag.nondeterministic_seeded in target.tags else None
+
+
+def _arguments(node: fx.Node, target: torch._ops.OpOverload) -> dict[str, Any]:
+    schema = target._schema.arguments
+    values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    values.update({argument.name: value for argument, value in zip(schema, node.args, strict=False)})
+    return {**values, **node.kwargs}
+
+
+def _where(node: fx.Node) -> str:
+    """The module path and the source line that made a node."""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    module = stack[-1] if stack and stack[-1] else "the model's own forward"
+    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
+    return f"{module} ({trace[-1].strip()})" if trace else module
+
+
+def _refuse_unequal_passes(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    passes = []
+    for seed in (1, 2):
+        # Model code may draw from any of these; all of them are put back.
+        state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+                passes.append(copy.deepcopy(model)(*(tensor.clone() for tensor in example)))
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+    if isinstance(passes[0], Tensor) and not torch.equal(*(torch.nan_to_num(output) for output in passes)):
+        raise UnsupportedModelError(
+            "two train-mode passes with all recognised dropout off differ, so something else in the model is random; hold it "
+            "at eval with deterministic=[module names], or make it a torch.nn dropout module"
+        )
+
+
+# --- reading the captured graph -------------------------------------------------------------------------------------------
+
+
+def _read(program: torch.export.ExportedProgram, names: list[str], originals: list[nn.Module]) -> Capture:
+    _elide_copies(program.graph)
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    state: dict[fx.Node, Tensor] = {}
+    parameters: dict[fx.Node, str] = {}
+    inputs = []
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            inputs.append(node)
+            continue
+        source = program.state_dict if spec.target in program.state_dict else program.constants
+        state[node] = source[spec.target].detach()
+        parameters[node] = spec.target
+    return Capture(
+        graph=program.graph,
+        state=state,
+        parameters=parameters,
+        inputs=tuple(inputs),
+        output=_only_output(program),
+        sites=_sites(program.graph, names, originals),
+    )
+
+
+def _elide_copies(graph: fx.Graph) -> None:
+    """What an in-place operation became: a copy that overwrites all of a tensor of the same kind is its source."""
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.copy.default:
+            overwritten, source = (argument.meta["val"] for argument in node.args[:2])
+            if overwritten.shape == source.shape and overwritten.dtype == source.dtype:
+                node.replace_all_uses_with(node.args[1])
+
+
+def _only_output(program: torch.export.ExportedProgram) -> fx.Node:
+    # A functionalised graph also returns mutated buffers, before what the model returns.
+    returned = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    nodes = {node.name: node for node in program.graph.nodes}
+    if len(returned) != 1 or returned[0] not in nodes:
+        raise UnsupportedModelError(
+            f"the model returns {len(returned)} values; a bundle has one output tensor: wrap the model in a module that "
+            "returns one, for example torch.cat of its parts"
+        )
+    return nodes[returned[0]]
+
+
+def _sites(graph: fx.Graph, names: list[str], originals: list[nn.Module]) -> tuple[Site, ...]:
+    calls = [0] * len(names)
+    sites = []
+    for node in graph.nodes:
+        if node.target is not torch.ops.edge_bdl.call_site.default:
+            continue
+        index = int(node.args[1])
+        kind = recognise(originals[index])
+        assert kind is not None
+        sites.append(
+            Site(
+                node=node,
+                module=names[index],
+                call=calls[index],
+                kind=kind,
+                rate=float(originals[index].p),  # type: ignore[arg-type]
+                shape=KINDS[kind].mask_shape(tuple(node.meta["val"].shape)),
+            )
+        )
+        calls[index] += 1
+    return tuple(sites)

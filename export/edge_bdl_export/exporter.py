@@ -1,0 +1,279 @@
+"""Export: recognise, rewrite, cut, choose, write, prove; only then is there a bundle."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edge_bdl import sampling
+from edge_bdl.bundle import write_bundle
+from edge_bdl.engines import open_engine
+from edge_bdl.errors import ExportError, ProofError
+from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Flops, Manifest, Provenance, Selection, Task, TensorSpec
+from edge_bdl_export import scoring
+from edge_bdl_export.capture import capture
+from edge_bdl_export.choose import Chosen, Reading, choose
+from edge_bdl_export.cut import cut
+from edge_bdl_export.density import MINIMUM_FRAMES, FeatureDensity, pool
+from edge_bdl_export.forms import mask_bank, weight_bank
+from edge_bdl_export.frames import FIGURES, SELECTION, THRESHOLDS, CalibrationFrames, read_frames
+from edge_bdl_export.graphs import Network
+from edge_bdl_export.proof import proof
+from edge_bdl_export.proof.subject import Arrays, Subject, tensors
+from edge_bdl_export.write_onnx import write_onnx
+from edge_bdl_export.write_tflite import write_tflite
+
+_WRITERS = {"onnx": write_onnx, "tflite": write_tflite}
+_ENGINES = {"onnx": "onnxruntime", "tflite": "tflite"}
+# Members per call of the head graph: what anytime sampling adds at a time.
+_CHUNK = 4
+_GOLDEN_FRAMES = 3
+_DENSITY_FRAMES = 2000
+_SHALLOW_TRUNK = 0.5
+
+Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+
+
+def export(
+    model: nn.Module,
+    example_input: Inputs,
+    out: str | Path,
+    *,
+    task: Task = "regression",
+    samples: int = 16,
+    calibration: Any = None,
+    selection: Selection = "balanced",
+    members: Sequence[Mapping[str, Tensor]] | None = None,
+    deterministic: Sequence[str] = (),
+    formats: Sequence[str] = ("onnx", "tflite"),
+    class_axis: int = 1,
+    name: str | None = None,
+    seed: int = 0,
+) -> Manifest:
+    """Turn a trained Bayesian network into a verified bundle.
+
+    The bundle is written only after the shipped graphs have been proved equal to the model under every engine; an existing
+    bundle at ``out`` is replaced at the very end, or left as it was.
+
+    Args:
+        model: A trained torch module. It is copied, put into eval mode, and not changed.
+        example_input: One input, or one per model argument. Its shapes and dtypes become the bundle's: no resizing and no
+            casting is added, so preprocessing belongs into the model.
+        out: Folder to write, by custom ``NAME.ebdl``.
+        task: ``regression`` (every output is a target), ``heteroscedastic`` (the last axis holds means, then log-variances)
+            or ``classification`` (logits).
+        samples: Members in the bank: what one fused prediction uses.
+        calibration: Frames for selection, thresholds and figures; see ``edge_bdl_export.frames.read_frames``. Without it
+            there is no density and there are no thresholds, and the policy will hold.
+        selection: ``iid``, ``balanced`` or ``selected`` (needs calibration).
+        members: State dicts of posterior samples or of an ensemble; their parameters that differ become a weight bank,
+            and ``samples`` and ``selection`` do not apply.
+        deterministic: Qualified names of modules to hold at eval, with everything below them.
+        formats: ``onnx``, ``tflite`` or both.
+        class_axis: Which axis of the model's output holds the classes (classification), as torch.nn.CrossEntropyLoss has it.
+        name: Human name; ``out`` without its suffix if not given.
+        seed: For the masks and for the proof's own draws.
+
+    Returns:
+        The manifest of the written bundle.
+
+    Raises:
+        UnsupportedModelError: The model is random in a way that is not understood, or cannot be captured.
+        ProofError: The graphs do not have the posterior's moments.
+        ExportError: An argument does not fit the model.
+        MissingExtraError: A format's converter is not installed.
+    """
+    out = Path(out)
+    engines = _engines(formats)
+    model = copy.deepcopy(model).cpu().eval()
+    example = _example(example_input)
+    captured = capture(model, example, deterministic)
+    if members is None:
+        posterior = mask_bank.posterior(model, captured, deterministic)
+    else:
+        posterior = weight_bank.posterior(model, captured, members)
+    parts = cut(captured, posterior.stochastic)
+    network = Network(parts, example, [node.name for node in captured.inputs], posterior.inputs)
+    inputs = tuple(map(_spec, network.input_names, example))
+    frames = None if calibration is None else read_frames(calibration, inputs)
+    flops = _flops(network)
+    reading = Reading(task, class_axis if task == "classification" else None)
+    chosen = choose(
+        posterior, network, frames, reading,
+        how=selection, samples=samples, chunk=_CHUNK, seed=seed, head_work=flops.total - flops.deterministic,
+    )  # fmt: skip
+    density = None if frames is None else _fit_density(network, frames.part(SELECTION))
+    manifest = Manifest(
+        name=name or out.stem,
+        form=posterior.form,
+        task=task,
+        inputs=inputs,
+        outputs=_outputs(network, chosen, density),
+        boundary=tuple(map(_spec, network.boundary_names, network.boundary)),
+        class_axis=reading.class_axis,
+        engines=engines,
+        bank=chosen.bank,
+        fidelity=chosen.fidelity,
+        flops=flops,
+        warnings=_warnings(network, flops, frames),
+        provenance=_provenance(model, engines, seed),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as staging:
+        staged = Path(staging)
+        _write(network, chosen, density, formats, staged)
+        if frames is not None:
+            manifest = _calibrate(manifest, chosen, frames.part(THRESHOLDS), staged)
+        subject = Subject(
+            manifest=manifest,
+            members=chosen.inputs,
+            frames=_proof_frames(network, frames, seed),
+            model=model,
+            reference=posterior.reference,
+            sampler=posterior.sampler,
+            network=network,
+            density=density,
+        )
+        manifest = msgspec.structs.replace(manifest, parity=_prove(subject, staged, seed))
+        save_file({key: np.ascontiguousarray(value) for key, value in chosen.stored.items()}, staged / "bank.safetensors")
+        save_file(_golden(subject), staged / "golden.safetensors")
+        return write_bundle(out, manifest, staged)
+
+
+def _engines(formats: Sequence[str]) -> tuple[str, ...]:
+    unknown = set(formats) - set(_ENGINES)
+    if unknown or not formats:
+        raise ExportError(f"formats are {', '.join(_ENGINES)}; got {', '.join(formats) or 'none'}")
+    return tuple(engine for kind, engine in _ENGINES.items() if kind in formats)
+
+
+def _example(given: Inputs) -> tuple[Tensor, ...]:
+    parts = given if isinstance(given, (list, tuple)) else (given,)
+    example = tuple(torch.as_tensor(part).detach().cpu().contiguous() for part in parts)
+    for tensor in example:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ExportError("the example input holds NaN or infinity; give a real frame")
+    return example
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+
+
+def _outputs(network: Network, chosen: Chosen, density: FeatureDensity | None) -> tuple[TensorSpec, ...]:
+    one = network.members(network.boundary, [torch.from_numpy(value[:1]) for value in chosen.inputs.values()])[0]
+    if one.dtype != torch.float32:
+        raise ExportError(f"the model's output is {one.dtype}; a bundle's output is float32")
+    outputs = (_spec(MEMBERS_OUTPUT, one),)
+    return outputs if density is None else (*outputs, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32"))
+
+
+def _flops(network: Network) -> Flops:
+    counts = []
+    for module in (network.parts.deterministic, network.parts.trunk):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(*network.frame)
+        counts.append(counter.get_total_flops() // 2)  # it counts a multiply-accumulate as two
+    return Flops(total=counts[0], deterministic=min(counts))
+
+
+def _fit_density(network: Network, frames: CalibrationFrames) -> FeatureDensity | None:
+    if len(frames) < MINIMUM_FRAMES:
+        return None
+    pooled = [pool(network.trunk(tensors(frame))[1]) for frame in frames.thinned(_DENSITY_FRAMES)]
+    return FeatureDensity(torch.stack(pooled))
+
+
+def _warnings(network: Network, flops: Flops, frames: CalibrationFrames | None) -> tuple[str, ...]:
+    warnings = []
+    if flops.deterministic_share < _SHALLOW_TRUNK:
+        warnings.append(
+            f"only {flops.deterministic_share:.0%} of the computation is shared between members, so S members cost almost S "
+            "passes: keep dropout to the last layers, or hold the earlier ones at eval with deterministic=[...]"
+        )
+    if not network.axis.batched:
+        warnings.append("the head has an operator that cannot be batched over members: it runs once per member, slower")
+    if frames is None:
+        warnings.append("without calibration frames there are no thresholds, and a policy will hold the robot")
+    return tuple(warnings)
+
+
+def _provenance(model: nn.Module, engines: Sequence[str], seed: int) -> Provenance:
+    packages = ["edge-bdl", "torch", "numpy"]
+    packages += ["onnx", "onnxscript", "onnxruntime"] if "onnxruntime" in engines else []
+    packages += ["litert-torch", "ai-edge-litert"] if "tflite" in engines else []
+    return Provenance(
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={package: importlib.metadata.version(package) for package in packages},
+        model_class=f"{type(model).__module__}.{type(model).__qualname__}",
+        seed=seed,
+    )
+
+
+def _write(
+    network: Network, chosen: Chosen, density: FeatureDensity | None, formats: Sequence[str], staged: Path
+) -> None:
+    members = {key: torch.from_numpy(value) for key, value in chosen.inputs.items()}
+    graphs = network.graphs(members, chosen.bank.chunk, density)
+    for kind in formats:
+        _WRITERS[kind](graphs, staged)
+
+
+def _calibrate(manifest: Manifest, chosen: Chosen, frames: CalibrationFrames, staged: Path) -> Manifest:
+    engine = open_engine(manifest.engines[0], staged, manifest)
+    return scoring.calibrated(manifest, scoring.score(manifest, engine, chosen.inputs, chosen.stored, frames), frames)
+
+
+def _proof_frames(network: Network, frames: CalibrationFrames | None, seed: int) -> list[Arrays]:
+    """Real frames where there are some; the example, and variations of it, where not."""
+    example = {key: tensor.numpy() for key, tensor in zip(network.input_names, network.frame, strict=True)}
+    if frames is not None:
+        return list(frames.part(FIGURES).thinned(_GOLDEN_FRAMES))
+    generator = np.random.Generator(np.random.Philox(seed))
+    varied = [{key: _variation(value, generator) for key, value in example.items()} for _ in range(_GOLDEN_FRAMES - 1)]
+    return [example, *varied]
+
+
+def _variation(value: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+    """The same values in other places: a frame of the same range that the model may not have seen. Integers may be indices."""
+    return generator.permutation(value.ravel()).reshape(value.shape)
+
+
+def _prove(subject: Subject, staged: Path, seed: int) -> tuple[Any, ...]:
+    if not (np.ptp(subject.expected, axis=1) > 0.0).any():
+        raise ProofError("all members give the same output in torch itself, so there is no uncertainty to export")
+    checks = proof.prove(subject, staged, subject.manifest.engines, seed)
+    proof.insist(checks)
+    return tuple(checks)
+
+
+def _golden(subject: Subject) -> dict[str, NDArray[Any]]:
+    """The device's self-test: frames, torch's outputs for the bank, and masks that the device must draw alike."""
+    bank = subject.manifest.bank
+    golden: dict[str, NDArray[Any]] = {
+        f"input.{key}": np.stack([frame[key] for frame in subject.frames]) for key in subject.frames[0]
+    }
+    golden["det.output"] = subject.expected_deterministic
+    golden["fused.members"] = subject.expected
+    if subject.density is not None:
+        golden["density"] = subject.expected_density
+    if subject.manifest.form == "mask_bank":
+        keep = sampling.draw_keep(bank, bank.members, bank.chunk)
+        masks = sampling.masks(bank, keep)
+        golden.update({f"fresh.{key}": value for key, value in sampling.pack(keep).items()})
+        rows = [{key: value[i] for key, value in masks.items()} for i in range(bank.chunk)]
+        golden["fresh.members"] = np.stack([[subject.answer(frame, row) for row in rows] for frame in subject.frames])
+    return {key: np.ascontiguousarray(value) for key, value in golden.items()}

@@ -1,0 +1,126 @@
+"""The four graphs of a bundle, as torch modules with the names that the shipped graphs carry.
+
+    det    inputs                    -> output
+    trunk  inputs                    -> boundary_0 ..., density
+    head   boundary_0 ..., members   -> members        one chunk of members
+    fused  inputs, members           -> members, density   the whole bank
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, StochasticInput
+from edge_bdl_export.cut import Cut, MemberAxis, member_axis
+from edge_bdl_export.density import FeatureDensity
+
+_RESERVED = {DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph to be written.
+
+    Attributes:
+        module: Takes the example's tensors by name, returns a dictionary by output name.
+        example: Example inputs, by name, in order.
+        outputs: Output names, in order.
+    """
+
+    module: nn.Module
+    example: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+class Network:
+    """A cut network with its example, ready to be run in torch and to be written as graphs.
+
+    Args:
+        parts: The cut.
+        frame: Example inputs, in order.
+        input_names: Their names.
+        inputs: The member inputs.
+    """
+
+    def __init__(
+        self, parts: Cut, frame: tuple[Tensor, ...], input_names: Sequence[str], inputs: Sequence[StochasticInput]
+    ) -> None:
+        self.parts = parts
+        self.frame = frame
+        self.input_names = tuple(f"{name}_in" if name in _RESERVED else name for name in input_names)
+        self.member_names = tuple(item.name for item in inputs)
+        self.boundary_names = tuple(f"boundary_{i}" for i in range(len(parts.boundary)))
+        self.boundary, self.features = self.trunk(frame)
+        probe = [torch.rand(2, *item.shape) for item in inputs]
+        self.axis: MemberAxis = member_axis(parts.head, self.boundary, probe)
+
+    def trunk(self, frame: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Boundary and feature tensors of one frame."""
+        with torch.no_grad():
+            tensors = self.parts.trunk(*frame)
+        cut = len(self.parts.boundary)
+        return tensors[:cut], tensors[cut:]
+
+    def members(self, boundary: Sequence[Tensor], members: Sequence[Tensor]) -> Tensor:
+        """Outputs [S, *output] of members [S, ...] for one frame's boundary."""
+        with torch.no_grad():
+            return self.axis(*boundary, *members)
+
+    def graphs(self, members: Mapping[str, Tensor], chunk: int, density: FeatureDensity | None) -> dict[str, Graph]:
+        """The four graphs, for a bank of example ``members`` ([S, ...] each) and a head of ``chunk`` members."""
+        frame = dict(zip(self.input_names, self.frame, strict=True))
+        boundary = dict(zip(self.boundary_names, self.boundary, strict=True))
+        some = {name: value[:chunk] for name, value in members.items()}
+        scored = (DENSITY_OUTPUT,) if density is not None else ()
+        return {
+            "det": self._wire(self._write_det, frame, (DETERMINISTIC_OUTPUT,), None),
+            "trunk": self._wire(self._write_trunk, frame, (*self.boundary_names, *scored), density),
+            "head": self._wire(self._write_head, {**boundary, **some}, (MEMBERS_OUTPUT,), None),
+            "fused": self._wire(self._write_fused, {**frame, **members}, (MEMBERS_OUTPUT, *scored), density),
+        }
+
+    def _wire(
+        self,
+        write: Callable[[fx.Graph, dict[str, fx.Node], bool], dict[str, fx.Node]],
+        example: Mapping[str, Tensor],
+        outputs: tuple[str, ...],
+        density: FeatureDensity | None,
+    ) -> Graph:
+        root = nn.Module()
+        root.add_module("det", self.parts.deterministic)
+        root.add_module("trunk", self.parts.trunk)
+        root.add_module("head", self.axis)
+        if density is not None:
+            root.add_module("density", density)
+        graph = fx.Graph()
+        written = write(graph, {name: graph.placeholder(name) for name in example}, density is not None)
+        graph.output({name: written[name] for name in outputs})
+        return Graph(module=fx.GraphModule(root, graph).eval(), example=example, outputs=outputs)
+
+    def _write_det(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
+        return {DETERMINISTIC_OUTPUT: graph.call_module("det", tuple(given.values()))}
+
+    def _write_trunk(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
+        tensors = graph.call_module("trunk", tuple(given[name] for name in self.input_names))
+        cut = len(self.boundary_names)
+        written = {name: graph.call_function(_item, (tensors, i)) for i, name in enumerate(self.boundary_names)}
+        if scored:
+            features = tuple(graph.call_function(_item, (tensors, cut + i)) for i in range(len(self.features)))
+            written[DENSITY_OUTPUT] = graph.call_module("density", features)
+        return written
+
+    def _write_head(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
+        arguments = tuple(given[name] for name in (*self.boundary_names, *self.member_names))
+        return {MEMBERS_OUTPUT: graph.call_module("head", arguments)}
+
+    def _write_fused(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
+        written = self._write_trunk(graph, given, scored)
+        return {**written, **self._write_head(graph, {**given, **written}, scored)}
+
+
+def _item(tensors: Sequence[Tensor], index: int) -> Tensor:
+    return tensors[index]

@@ -1,0 +1,116 @@
+"""What is proved: staged graphs under one engine, beside the torch model that they must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_bdl.engines.base import Engine
+from edge_bdl.manifest import MEMBERS_OUTPUT, Manifest
+from edge_bdl_export.density import FeatureDensity
+from edge_bdl_export.forms.posterior import Reference
+from edge_bdl_export.graphs import Network
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything the checks compare, without an engine.
+
+    Attributes:
+        manifest: As it will be shipped, but for the proof itself.
+        members: The bank as member inputs, [S, *shape] float32 by name.
+        frames: Frames the proof runs on, each by input name.
+        model: The trained model, at eval.
+        reference: Torch's answer for a frame and a member.
+        sampler: The model with its own dropout on, None where it has none to draw (a weight bank).
+        network: The cut network in torch.
+        density: The fitted density, if any.
+    """
+
+    manifest: Manifest
+    members: Arrays
+    frames: Sequence[Arrays]
+    model: nn.Module
+    reference: Reference
+    sampler: nn.Module | None
+    network: Network
+    density: FeatureDensity | None
+
+    @cached_property
+    def expected(self) -> NDArray[np.float32]:
+        """Torch's outputs [n, S, *output]: the model itself, frame by frame and member by member."""
+        count = self.manifest.bank.members
+        return np.stack([[self.answer(frame, self.member(i)) for i in range(count)] for frame in self.frames])
+
+    @cached_property
+    def expected_deterministic(self) -> NDArray[np.float32]:
+        """Torch's outputs [n, *output] with all dropout off."""
+        with torch.no_grad():
+            return np.stack([self.model(*tensors(frame)).numpy() for frame in self.frames])
+
+    @cached_property
+    def expected_density(self) -> NDArray[np.float32]:
+        """Torch's density [n, 1]."""
+        assert self.density is not None
+        with torch.no_grad():
+            return np.stack([self.density(*self.network.trunk(tensors(frame))[1]).numpy() for frame in self.frames])
+
+    @cached_property
+    def output_range(self) -> float:
+        """Largest minus smallest torch output: what tolerances are stated against."""
+        return float(self.expected.max() - self.expected.min()) or 1.0
+
+    def member(self, index: int) -> dict[str, NDArray[np.generic]]:
+        """One member's inputs."""
+        return {name: values[index] for name, values in self.members.items()}
+
+    def answer(self, frame: Arrays, member: Arrays) -> NDArray[np.float32]:
+        """Torch's output for one frame under one member."""
+        weights = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in member.items()}
+        return np.asarray(self.reference(tensors(frame), weights).numpy())
+
+
+@dataclass(frozen=True)
+class EngineSubject:
+    """A subject under one engine."""
+
+    subject: Subject
+    engine: Engine
+
+    def fused(self, frame: Arrays, members: Arrays | None = None) -> dict[str, NDArray[np.generic]]:
+        """The fused graph's outputs for one frame, under the bank or under other members of the same number."""
+        graph = self.engine.graph("fused")
+        held = graph.hold(self.subject.members if members is None else members)
+        return {name: np.array(value) for name, value in graph.run(frame, held).items()}
+
+    def split(self, frame: Arrays, members: Arrays) -> NDArray[np.generic]:
+        """Outputs [n, *output] of any number of members through trunk and head, chunk by chunk."""
+        head, chunk = self.engine.graph("head"), self.subject.manifest.bank.chunk
+        trunk = self.engine.graph("trunk").run(frame)
+        boundary = {spec.name: np.array(trunk[spec.name]) for spec in self.subject.manifest.boundary}
+        total = len(next(iter(members.values())))
+        parts = []
+        for start in chunks(total, chunk):
+            # The last chunk repeats its last member; what is too much is cut off below.
+            rows = np.minimum(np.arange(start, start + chunk), total - 1)
+            held = head.hold({name: np.ascontiguousarray(value[rows]) for name, value in members.items()})
+            parts.append(np.array(head.run(boundary, held)[MEMBERS_OUTPUT]))
+        return np.concatenate(parts)[:total]
+
+
+def chunks(total: int, size: int) -> Iterator[int]:
+    """Where each chunk starts."""
+    return iter(range(0, total, size))
+
+
+def tensors(frame: Arrays) -> tuple[torch.Tensor, ...]:
+    """A frame as the model's positional inputs."""
+    return tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in frame.values())

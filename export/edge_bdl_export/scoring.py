@@ -1,0 +1,143 @@
+"""Thresholds and calibration: what the shipped graphs score on frames they were not selected on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bdl.engines.base import Engine
+from edge_bdl.errors import ExportError
+from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Manifest
+from edge_bdl.sampling import Members
+from edge_bdl.uncertainty import Uncertainty, decompose
+from edge_bdl_export import calibrate
+from edge_bdl_export.frames import CalibrationFrames
+
+Array = NDArray[Any]
+# Labelled frames that a temperature, an interval scale or a speed curve rests on.
+_MINIMUM_LABELS = 100
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the shipped graphs say of a set of frames.
+
+    Attributes:
+        uncertainty: Per number of samples, over all frames ([n, ...] each).
+        density: [n], None where the bundle has none.
+    """
+
+    uncertainty: Mapping[int, Uncertainty]
+    density: NDArray[np.float64] | None
+
+    def scores(self) -> dict[str, dict[int, NDArray[np.float64]]]:
+        """``[score][S]`` [n]: the largest element of each frame, which is how the manifest reduces them."""
+        table: dict[str, dict[int, NDArray[np.float64]]] = {"epistemic": {}, "total": {}}
+        if self.density is not None:
+            table["density"] = dict.fromkeys(self.uncertainty, self.density)
+        for samples, parts in self.uncertainty.items():
+            table["epistemic"][samples] = parts.epistemic.reshape(len(parts.epistemic), -1).max(1).astype(np.float64)
+            table["total"][samples] = parts.total.reshape(len(parts.total), -1).max(1).astype(np.float64)
+        return table
+
+
+def score(
+    manifest: Manifest, engine: Engine, members: Mapping[str, Array], stored: Mapping[str, Array], frames: CalibrationFrames
+) -> Scored:
+    """Run the fused graph over frames and decompose every prefix that thresholds are fitted for.
+
+    Args:
+        manifest: Of the staged bundle.
+        engine: Has the staged graphs open.
+        members: The bank as member inputs.
+        stored: The bank as it is stored.
+        frames: In order.
+    """
+    graph = engine.graph("fused")
+    held = graph.hold(members)
+    runs = [graph.run(frame, held) for frame in frames]
+    weights = Members(manifest.form, manifest.bank, stored)
+    outputs = np.stack([run[MEMBERS_OUTPUT] for run in runs])
+    if not np.isfinite(outputs).all():
+        raise ExportError("the model's outputs are not finite on the calibration frames; look for NaN in them")
+    return Scored(
+        uncertainty={
+            samples: _over_frames(manifest, outputs[:, :samples], weights.weights(samples))
+            for samples in calibrate.calibrated_counts(manifest.bank)
+        },
+        density=np.concatenate([run[DENSITY_OUTPUT] for run in runs]).astype(np.float64) if manifest.has_density else None,
+    )
+
+
+def _over_frames(manifest: Manifest, outputs: Array, weights: NDArray[np.float64]) -> Uncertainty:
+    """As the runtime decomposes them, all frames at once: the frame axis is only one more axis of the output."""
+    axis = None if manifest.class_axis is None else manifest.class_axis + 1
+    by_member = np.moveaxis(outputs, 1, 0)
+    return decompose(
+        manifest.task, by_member, weights=weights, unbiased=manifest.bank.unbiased, class_axis=axis
+    )
+
+
+def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Manifest:
+    """The manifest with thresholds, and with temperature, interval scale and speed curves where there are labels."""
+    scores = scored.scores()
+    fit = calibrate.fit_thresholds(scores, frame_period_s=frames.period_s, episodes=frames.episodes)
+    policy = fit.policy
+    calibration = Calibration()
+    if frames.labels is not None and len(frames) >= _MINIMUM_LABELS:
+        errors = {samples: _errors(manifest, parts, frames.labels) for samples, parts in scored.uncertainty.items()}
+        policy = calibrate.with_speed_curves(policy, scores, errors)
+        calibration = _labelled(manifest, scored, frames.labels)
+    return msgspec.structs.replace(
+        manifest, policy=policy, calibration=calibration, warnings=(*manifest.warnings, *fit.warnings)
+    )
+
+
+def _labelled(manifest: Manifest, scored: Scored, labels: Array) -> Calibration:
+    if manifest.task == "classification":
+        assert manifest.class_axis is not None
+        axis = manifest.class_axis + 1
+        return Calibration(
+            temperature={
+                samples: calibrate.fit_temperature(parts.mean, _classes(parts, labels, axis), axis)
+                for samples, parts in scored.uncertainty.items()
+            }
+        )
+    return Calibration(
+        interval_scale={
+            samples: calibrate.fit_interval_scale(_targets(parts, labels) - parts.mean, parts.total)
+            for samples, parts in scored.uncertainty.items()
+        }
+    )
+
+
+def _errors(manifest: Manifest, parts: Uncertainty, labels: Array) -> NDArray[np.float64]:
+    """One error per frame: the largest miss, or the probability that was not on the right class."""
+    if manifest.task == "classification":
+        assert manifest.class_axis is not None
+        axis = manifest.class_axis + 1
+        classes = np.expand_dims(_classes(parts, labels, axis), axis)
+        right = np.take_along_axis(parts.mean, classes, axis)
+        return 1.0 - right.reshape(len(right), -1).min(1)
+    miss = np.abs(_targets(parts, labels) - parts.mean)
+    return miss.reshape(len(miss), -1).max(1)
+
+
+def _classes(parts: Uncertainty, labels: Array, axis: int) -> Array:
+    shape = tuple(extent for i, extent in enumerate(parts.mean.shape) if i != axis)
+    return _reshaped(labels, shape)
+
+
+def _targets(parts: Uncertainty, labels: Array) -> Array:
+    return _reshaped(labels, parts.mean.shape)
+
+
+def _reshaped(labels: Array, shape: tuple[int, ...]) -> Array:
+    if labels.size != np.prod(shape):
+        raise ExportError(f"calibration: labels have shape {labels.shape}, the predictions {shape}; give one per prediction")
+    return labels.reshape(shape)

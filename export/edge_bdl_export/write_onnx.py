@@ -1,0 +1,149 @@
+"""Write ONNX: four plain graphs that share one weights file.
+
+Torch's exporter writes each graph; this file makes them compact and equal where they mean the same: debugging metadata goes,
+``Gemm`` takes its weight in one orientation only, and every large tensor is stored once, by content, in ``weights.bin``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edge_bdl.errors import ExportError, require
+from edge_bdl_export.graphs import Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+# onnxruntime 1.23, the last for Python 3.10 and so for JetPack 6, must load the graphs.
+OPSET = 18
+IR_VERSION = 10
+WEIGHTS = "weights.bin"
+# Small constants stay in the graph: an external entry costs about as much.
+_EXTERNAL_BYTES = 512
+_ALIGNMENT = 64
+
+
+def write_onnx(graphs: Mapping[str, Graph], folder: Path) -> None:
+    """Write ``NAME.onnx`` for every graph and their shared ``weights.bin`` into ``folder``.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        ExportError: Torch's ONNX exporter does not know an operator of the model.
+    """
+    onnx = require("onnx", "export", "to write ONNX graphs")
+    require("onnxscript", "export", "to write ONNX graphs")
+    weights = _Weights()
+    for name, graph in graphs.items():
+        proto = _translate(name, graph)
+        _strip(proto)
+        _orient(proto)
+        weights.take(proto)
+        (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    (folder / WEIGHTS).write_bytes(weights.data)
+    for name in graphs:
+        onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
+
+
+def _translate(name: str, graph: Graph) -> onnx.ModelProto:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph.module,
+                (),
+                kwargs=dict(graph.example),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(graph.example),
+                output_names=list(graph.outputs),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"the {name} graph cannot be written as ONNX: {_cause(error)}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message, its first line: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove stack traces, shapes of intermediate values and texts: they are most of a small graph."""
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version, proto.doc_string = "edge-bdl", "", ""
+    del proto.metadata_props[:]
+    graph = proto.graph
+    graph.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _orient(proto: onnx.ModelProto) -> None:
+    """Give every Gemm its constant weight as [in, out], as the batched MatMul of the head has it."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    readers: dict[str, int] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    for node in proto.graph.node:
+        if node.op_type != "Gemm" or node.input[1] not in constants or readers[node.input[1]] > 1:
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "transB" and attribute.i:
+                weight = constants[node.input[1]]
+                turned = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+                weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+                attribute.i = 0
+
+
+class _Weights:
+    """Large tensors of all graphs, each content once, as one file of external data."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._offsets: dict[str, int] = {}
+
+    def take(self, proto: onnx.ModelProto) -> None:
+        """Move the large initializers of a graph here."""
+        from onnx import TensorProto, numpy_helper
+
+        for tensor in proto.graph.initializer:
+            content = numpy_helper.to_array(tensor).tobytes()
+            if len(content) < _EXTERNAL_BYTES:
+                continue
+            offset = self._store(content)
+            name, data_type, dims = tensor.name, tensor.data_type, list(tensor.dims)
+            tensor.Clear()
+            tensor.name, tensor.data_type = name, data_type
+            tensor.dims.extend(dims)
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(len(content)))):
+                entry = tensor.external_data.add()
+                entry.key, entry.value = key, value
+
+    def _store(self, content: bytes) -> int:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in self._offsets:
+            self.data.extend(bytes(-len(self.data) % _ALIGNMENT))
+            self._offsets[digest] = len(self.data)
+            self.data.extend(content)
+        return self._offsets[digest]
