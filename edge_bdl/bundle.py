@@ -1,26 +1,24 @@
 """A bundle folder: opened only when every byte of it is accounted for, written only when it opens.
 
-What a folder holds is decided by a literal table of names and by the engines the manifest claims: nothing else may be in
-it, nothing may be missing, and nothing may be other than a plain file. Sizes are compared before anything is read, hashes
-before anything is decoded, and whatever a decoder raises becomes a ``BundleError``.
+What a folder holds is decided by a literal table of names and by the engines the manifest claims: nothing else may be
+in it, nothing may be missing, and nothing may be other than a plain file. Sizes are compared before anything is read,
+hashes before anything is decoded, and whatever a decoder raises becomes a ``BundleError``.
 
 A verified folder must not be writable by anyone whom the robot does not trust: engines load their graphs by path.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from edge_bdl import signature
+from edge_bdl.disk import BLOCK, PlainFile, flush_folder, only_writer, write_file
 from edge_bdl.errors import BundleError, SignatureError
 from edge_bdl.manifest import FileEntry, Manifest, decode, encode
 from edge_bdl.onnx_references import external_locations
@@ -57,8 +55,6 @@ MAX_BYTES: Mapping[str, int] = {
     BANK: 1024 * _MIB,
     GOLDEN: 256 * _MIB,
 }
-
-_BLOCK = _MIB
 
 
 class Bundle:
@@ -146,7 +142,7 @@ def write_bundle(out: str | os.PathLike[str], manifest: Manifest, staged: Path) 
     target = Path(os.path.realpath(out))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(target.parent):
+        with only_writer(target.parent):
             return _write(target, manifest, staged)
     except OSError as error:
         raise BundleError(f"{out} cannot be written, and is as it was: {error}") from error
@@ -169,9 +165,9 @@ def sign_bundle(folder: str | os.PathLike[str], private_key: bytes) -> None:
     # Beside the bundle, not in it: a half-written file inside would be an unknown one.
     beside = bundle.folder.with_name(f".{bundle.folder.name}.sig")
     try:
-        _write_file(beside, signed)
+        write_file(beside, signed)
         os.replace(beside, bundle.folder / SIGNATURE)
-        _flush(bundle.folder)
+        flush_folder(bundle.folder)
     except OSError as error:
         raise BundleError(f"{folder} cannot be signed: {error}") from error
 
@@ -197,8 +193,8 @@ def payload_files(manifest: Manifest) -> frozenset[str]:
 
 
 def _existing(path: Path) -> Path:
-    # Reaching a bundle through a link (current.ebdl -> v3.ebdl) is the caller's choice; resolving it once makes sure that
-    # a link that moves later does not exchange what was verified.
+    # Reaching a bundle through a link (current.ebdl -> v3.ebdl) is the caller's choice; resolving it once makes sure
+    # that a link that moves later does not exchange what was verified.
     folder = Path(os.path.realpath(path))
     if folder.is_dir():
         return folder
@@ -267,7 +263,7 @@ def _payload(folder: Path, name: str, manifest: Manifest) -> bytes:
     keep = name not in (WEIGHTS, "graph.tflite")
     kept = []
     digest = hashlib.sha256()
-    with _PlainFile(folder, name) as file:
+    with PlainFile(folder / name) as file:
         if file.size != entry.bytes:
             raise BundleError(
                 f"{folder}: {name} has {file.size} bytes, manifest.json says {entry.bytes}; copy the bundle again"
@@ -283,44 +279,10 @@ def _payload(folder: Path, name: str, manifest: Manifest) -> bytes:
 
 def _read(folder: Path, name: str) -> bytes:
     """All of a small file whose size nothing else declares."""
-    with _PlainFile(folder, name) as file:
+    with PlainFile(folder / name) as file:
         if file.size > MAX_BYTES[name]:
             raise BundleError(f"{folder}: {name} has {file.size} bytes, at most {MAX_BYTES[name]} are read")
         return b"".join(file.blocks())
-
-
-class _PlainFile:
-    """A file opened without following links or waiting on a pipe, and never read beyond the size it had."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._what = f"{folder}: {name}"
-        try:
-            self._descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise BundleError(f"{self._what} cannot be read: {error.strerror}") from error
-        status = os.fstat(self._descriptor)
-        self.size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._descriptor)
-            raise BundleError(f"{self._what} is not a plain file")
-
-    def __enter__(self) -> _PlainFile:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._descriptor)
-
-    def blocks(self) -> Iterator[bytes]:
-        left = self.size
-        while left:
-            try:
-                block = os.read(self._descriptor, min(left, _BLOCK))
-            except OSError as error:
-                raise BundleError(f"{self._what} cannot be read: {error.strerror}") from error
-            if not block:
-                raise BundleError(f"{self._what} became shorter while it was read")
-            left -= len(block)
-            yield block
 
 
 def _check_references(folder: Path, name: str, model: bytes) -> None:
@@ -373,9 +335,9 @@ def _fill(fresh: Path, manifest: Manifest, staged: Path) -> Manifest:
         files[name] = _entry(fresh / name)
     written = msgspec.structs.replace(manifest, files=files)
     raw = encode(written)
-    _write_file(fresh / MANIFEST, raw)
-    _write_file(fresh / DIGEST, digest_line(hashlib.sha256(raw).hexdigest()))
-    _flush(fresh)
+    write_file(fresh / MANIFEST, raw)
+    write_file(fresh / DIGEST, digest_line(hashlib.sha256(raw).hexdigest()))
+    flush_folder(fresh)
     return written
 
 
@@ -384,13 +346,13 @@ def _entry(path: Path) -> FileEntry:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        while block := file.read(_BLOCK):
+        while block := file.read(BLOCK):
             digest.update(block)
     return FileEntry(bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
 def _exchange(target: Path, fresh: Path, aside: Path) -> None:
-    """Put ``fresh`` in the place of ``target``. A folder that is not empty cannot be renamed over, hence two renames."""
+    """Put ``fresh`` in the place of ``target``: two renames, because no folder can be renamed over a full one."""
     replaces = target.exists()
     if replaces:
         target.rename(aside)
@@ -400,34 +362,5 @@ def _exchange(target: Path, fresh: Path, aside: Path) -> None:
         if replaces:
             aside.rename(target)
         raise
-    _flush(target.parent)
+    flush_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _only_writer(parent: Path) -> Iterator[None]:
-    """Hold a folder against other writers; the lock ends with the process, however that ends."""
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # A file system without locks: one writer at a time is then the caller's business.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Make a folder's entries last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ schema is refused before anything else in it is looked at.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Literal
 
@@ -85,6 +86,8 @@ class StochasticInput(_Part, frozen=True, kw_only=True):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if any(extent < 1 for extent in self.shape):
+            raise ValueError(f"{self.source}: every axis must be at least 1 long, got shape {self.shape}")
         if not 0.0 <= self.rate < 1.0:
             raise ValueError(f"{self.source}: a drop rate is in [0, 1), got {self.rate}")
         if not (math.isfinite(self.scale) and self.scale > 0.0):
@@ -347,6 +350,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
             raise ValueError(f"this is schema {SCHEMA_VERSION}, got {self.schema_version}")
         if not self.inputs or not self.outputs:
             raise ValueError("a bundle has at least one input and one output")
+        names = [*(spec.name for spec in self.inputs), *(spec.name for spec in self.bank.inputs)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the graphs' inputs must have different names, got {names}")
         if self.task == "heteroscedastic" and (not self.outputs[0].shape or self.outputs[0].shape[-1] % 2):
             raise ValueError(f"heteroscedastic output must have an even last axis, got {self.outputs[0].shape}")
         if self.task == "classification" and self.class_axis is None:
@@ -369,6 +375,13 @@ class _Version(msgspec.Struct):
     schema_version: int
 
 
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
+    """Of a field given twice, one reader takes the first value and another the last: such a manifest says two things."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a field is given twice among {sorted(names)[:20]}")
+
+
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON for people and machines, ending in a newline."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -386,6 +399,7 @@ def decode(data: bytes) -> Manifest:
             raise BundleError(
                 f"the bundle has schema {version}, this edge-bdl reads up to {SCHEMA_VERSION}: pip install -U edge-bdl"
             )
+        json.loads(data, object_pairs_hook=_refuse_duplicates)
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json cannot be read ({error}); export the bundle again") from error

@@ -1,8 +1,9 @@
 """Where an ONNX file says its weights are, read without the onnx package.
 
-Hashes prove that a bundle is the one that was written; they do not prove that its writer meant well. An ONNX tensor may
-name any path as its external data, and not every onnxruntime since 1.18 refuses the ones that leave the folder. A robot
-has no onnx package, so the few protobuf messages on the way to a tensor are walked here (``onnx.proto``: field numbers).
+Hashes prove that a bundle is the one that was written; they do not prove that its writer meant well. An ONNX tensor
+may name any path as its external data, and not every onnxruntime since 1.18 refuses the ones that leave the folder. A
+robot has no onnx package, so the few protobuf messages on the way to a tensor are walked here (field numbers are those
+of ``onnx.proto``).
 """
 
 from __future__ import annotations

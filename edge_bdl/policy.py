@@ -184,6 +184,7 @@ class _State(msgspec.Struct):
     standstill: bool = False
     # The limit.
     factor: float = 0.0
+    last_factor: float = 0.0
     ramp_from: float = 0.0
 
 
@@ -329,6 +330,11 @@ class Policy:
         """Whether a restart must come up stopped: in STOP, and in a HANDOFF that nobody has answered yet."""
         return self._state.level in (Level.HANDOFF, Level.STOP)
 
+    @property
+    def clear(self) -> bool:
+        """Whether the newest frame is valid, fresh, and below every SLOW threshold."""
+        return self._state.verdict.objection is None
+
     def reconfigure(self, spec: PolicySpec) -> None:
         """Take other thresholds and times: NOMINAL and SLOW fall back to HOLD, HANDOFF and STOP stay."""
         self._judge = _Judge(spec)
@@ -375,6 +381,7 @@ class Policy:
         """Let time pass: timers, budget, ramps and the age of what is known. Returns the clock's fault."""
         state, config = self._state, self._state.config
         state.acknowledged = state.handed_back = False
+        state.last_factor = state.factor
         if not math.isfinite(now_s):
             return f"the clock says {now_s}"
         passed_s = 0.0 if state.now_s is None else now_s - state.now_s
@@ -417,7 +424,8 @@ class Policy:
                 state.level, state.reason = target, reason
                 state.in_level_s = state.below_s = 0.0
                 state.good_in_row = state.votes = 0
-                state.ramp_from = state.factor
+                # What the old level would have loosened since the last tick is not given out by the new one.
+                state.factor = state.ramp_from = min(state.factor, state.last_factor)
                 state.has_driven |= target is Level.NOMINAL
                 return
 

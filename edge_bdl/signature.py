@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 SIGNATURE_BYTES = 64
 
 _PEM = b"-----BEGIN"
-_KEYS = "cryptography.hazmat.primitives.asymmetric.ed25519"
-_SERIALIZATION = "cryptography.hazmat.primitives.serialization"
 
 
 def sign(message: bytes, private_key: bytes) -> bytes:
@@ -43,36 +41,42 @@ def verify(message: bytes, signature: bytes, trusted_key: bytes) -> None:
         InputError: ``trusted_key`` is not an ed25519 public key.
         MissingExtraError: ``cryptography`` is not installed.
     """
-    exceptions = require("cryptography.exceptions", "sign", "to check a bundle's signature")
+    exceptions = require("cryptography.exceptions", "sign", "to verify a signature")
     try:
         _public_key(trusted_key).verify(signature, message)
     except exceptions.InvalidSignature as error:
         raise SignatureError(
-            "manifest.sig is not the trusted key's signature of this manifest.json; get the bundle from its signer again"
+            "manifest.sig is not the trusted key's signature of this manifest.json; get the bundle from its signer"
         ) from error
 
 
 def _private_key(key: bytes) -> Ed25519PrivateKey:
-    ed25519 = require(_KEYS, "sign", "to sign a bundle")
+    require("cryptography", "sign", "to sign a bundle")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         if not key.startswith(_PEM):
-            return ed25519.Ed25519PrivateKey.from_private_bytes(key)
-        loaded = require(_SERIALIZATION, "sign", "to sign a bundle").load_pem_private_key(key, password=None)
+            return Ed25519PrivateKey.from_private_bytes(key)
+        loaded = load_pem_private_key(key, password=None)
     except (ValueError, TypeError) as error:
         raise InputError(f"not an ed25519 private key, expected 32 raw bytes or an unencrypted PEM: {error}") from error
-    if not isinstance(loaded, ed25519.Ed25519PrivateKey):
+    if not isinstance(loaded, Ed25519PrivateKey):
         raise InputError("this PEM holds a private key of another kind, expected ed25519")
     return loaded
 
 
 def _public_key(key: bytes) -> Ed25519PublicKey:
-    ed25519 = require(_KEYS, "sign", "to check a bundle's signature")
+    require("cryptography", "sign", "to verify a signature")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     try:
         if not key.startswith(_PEM):
-            return ed25519.Ed25519PublicKey.from_public_bytes(key)
-        loaded = require(_SERIALIZATION, "sign", "to check a bundle's signature").load_pem_public_key(key)
-    except (ValueError, TypeError) as error:
+            return Ed25519PublicKey.from_public_bytes(key)
+        loaded = load_pem_public_key(key)
+    except ValueError as error:
         raise InputError(f"not an ed25519 public key, expected 32 raw bytes or PEM: {error}") from error
-    if not isinstance(loaded, ed25519.Ed25519PublicKey):
+    if not isinstance(loaded, Ed25519PublicKey):
         raise InputError("this PEM holds a public key of another kind, expected ed25519")
     return loaded

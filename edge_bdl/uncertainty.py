@@ -66,7 +66,8 @@ def classification(
 ) -> Uncertainty:
     """Entropies of softmax outputs.
 
-    The corrected mutual information is cut where the total would pass ``log(classes)``, the largest entropy there is.
+    The corrected mutual information is cut at ``log(classes)``, the largest there is. Their sum is not: an estimate of an
+    entropy near that limit must be allowed to lie above it half of the time, or it is biased.
 
     Args:
         members: Finite logits [S, ...], float32 or float64.
@@ -92,8 +93,7 @@ def classification(
     plain = mean.reshape(-1, classes, math.prod(after))
     surprise = np.log(np.maximum(plain, np.finfo(plain.dtype).tiny))  # 0 log 0 = 0
     entropy = -np.add.reduce(plain * surprise, axis=1).ravel()
-    epistemic = np.maximum((entropy - aleatoric) * inflation, 0.0)
-    epistemic = np.minimum(epistemic, np.maximum(math.log(classes) - aleatoric, 0.0))
+    epistemic = np.minimum(np.maximum((entropy - aleatoric) * inflation, 0.0), math.log(classes))
     scalars = before + after
     return Uncertainty(
         mean=mean.reshape(shape),

@@ -28,6 +28,7 @@ CONFIDENCE = 0.95  # of every bound that is stated
 SLOW_QUANTILE = 0.99
 HANDOFF_QUANTILE = 0.999
 SLOWEST_FACTOR = 0.2
+LONGEST_TIMEOUT_S = 0.4
 MIN_FRAMES = 10
 MIN_FRAMES_PER_BIN = 20
 
@@ -75,7 +76,7 @@ def fit_thresholds(
         scores: ``scores[name][S]`` [n frames], in order of time; names and sample counts all over each other.
         frame_period_s: Time between frames, seconds.
         episodes: [n] which episode a frame belongs to; None where frames are not in sequence.
-        config: Times and counts of the policy.
+        config: Times and counts of the policy; None: the defaults, with the assessment timeout of this frame period.
         reductions: How a score became a scalar, by name, for the manifest; ``max`` where not named.
         held_back_target: Share of nominal frames in (0, 1) that may be held back.
         handoff_margin: At least 1.
@@ -83,7 +84,7 @@ def fit_thresholds(
     Raises:
         InputError: Scores are not finite, constant or too few, or an argument does not make sense.
     """
-    config = config or PolicyConfig()
+    config = _config_for(frame_period_s, config)
     table = _checked(scores)
     if not 0.0 < held_back_target < 1.0 or not (math.isfinite(handoff_margin) and handoff_margin >= 1.0):
         raise InputError(
@@ -115,6 +116,20 @@ def fit_thresholds(
     )
     policy = PolicySpec(config=config, scores=fitted_scores, source=source)
     return ThresholdFit(policy=policy, held_back_share=held_back, warnings=warnings)
+
+
+def _config_for(frame_period_s: float, config: PolicyConfig | None) -> PolicyConfig:
+    """The policy for a camera: by default an assessment is late after 0.3 s or two periods, but never after 0.4 s."""
+    if config is None:
+        timeout_s = PolicyConfig().assessment_timeout_s
+        config = PolicyConfig(assessment_timeout_s=min(max(timeout_s, 2.0 * frame_period_s), LONGEST_TIMEOUT_S))
+    if not 0.0 < 2.0 * frame_period_s <= config.assessment_timeout_s:
+        raise InputError(
+            f"frames come every {frame_period_s:g} s, but assessments are late after {config.assessment_timeout_s:g} s, "
+            f"which must be two periods: set assessment_timeout_s (at most {LONGEST_TIMEOUT_S:g}), or use a camera "
+            "of at least 5 frames per second"
+        )
+    return config
 
 
 def _checked(scores: ScoresBySamples) -> dict[str, dict[int, FloatArray]]:
@@ -164,12 +179,6 @@ class _Episodes:
     def __init__(
         self, table: dict[str, dict[int, FloatArray]], index: NDArray[Any], frame_period_s: float, config: PolicyConfig
     ) -> None:
-        if not (math.isfinite(frame_period_s) and 0.0 < 2.0 * frame_period_s <= config.assessment_timeout_s):
-            raise InputError(
-                f"frames come every {frame_period_s:g} s, but assessments time out after "
-                f"{config.assessment_timeout_s:g} s, which must be at least two periods: set assessment_timeout_s "
-                "(at most 0.4), or use a camera of at least 5 frames per second"
-            )
         index = np.asarray(index)
         frames = _frames(table)
         if index.shape != (frames,):

@@ -1,15 +1,15 @@
 """Recognise: a model's stochastic call sites, found in the graph that torch.export captures; anything else random is refused.
 
 Each recognised dropout module is replaced, in a copy of the model, by a marker operator that survives capture as one graph
-node per call. What is random besides is looked for twice: in the train-mode graph, operator by operator, and by comparing two
-differently seeded train-mode passes bit for bit.
+node per call. What is random besides is looked for three times: in the train-mode and eval-mode graphs, operator by
+operator; in the state of Python's and numpy's generators after a pass; and by comparing differently seeded passes bit for bit.
 """
 
 from __future__ import annotations
 
 import copy
+import operator
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edge_bdl.errors import ExportError, UnsupportedModelError
 from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
+from edge_bdl_export.quiet import quiet
 
 
 @torch.library.custom_op("edge_bdl::call_site", mutates_args=())
@@ -109,18 +111,25 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], deterministic: Sequen
     """
     _check_names(model, deterministic)
     marked, names, originals = _mark(model, deterministic)
-    _refuse_hidden_randomness(marked, example, deterministic)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about torch
-        program = _program(marked.eval(), example).run_decompositions({})
+    training = set_training(copy.deepcopy(marked), deterministic)
+    program = _program(marked.eval(), example)
+    for graph in (_program(training, example).graph_module, program.graph_module):
+        _refuse_random_operations(graph)
+    for mode in (training, marked):
+        _refuse_random_passes(mode, example)
+    # Attention in its plain form: the fused operator cannot be batched over members.
+    with quiet(), sdpa_kernel(SDPBackend.MATH):
+        program = program.run_decompositions({})
+    _refuse_branches(program.graph_module)
     return _read(program, names, originals)
 
 
 def find_dropout(model: nn.Module, deterministic: Sequence[str] = ()) -> dict[str, nn.Module]:
     """The recognised dropout modules with a rate above 0, by qualified name, outside ``deterministic``."""
     found = {}
+    held = _held(model, deterministic)
     for name, module in model.named_modules():
-        if recognise(module) is None or is_below(name, deterministic):
+        if recognise(module) is None or module in held:
             continue
         rate = float(module.p)  # type: ignore[arg-type]
         if rate >= 1.0:
@@ -133,15 +142,16 @@ def find_dropout(model: nn.Module, deterministic: Sequence[str] = ()) -> dict[st
 def set_training(model: nn.Module, deterministic: Sequence[str]) -> nn.Module:
     """Train mode, but normalisation layers keep their statistics and ``deterministic`` modules stay at eval."""
     model.train()
-    for name, module in model.named_modules():
-        if hasattr(module, "running_mean") or is_below(name, deterministic):
+    held = _held(model, deterministic)
+    for module in model.modules():
+        if hasattr(module, "running_mean") or module in held:
             module.training = False
     return model
 
 
-def is_below(name: str, parents: Sequence[str]) -> bool:
-    """Whether a qualified module name is one of ``parents`` or lies below one."""
-    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+def _held(model: nn.Module, deterministic: Sequence[str]) -> set[nn.Module]:
+    """The modules of these names and all below them, under whatever other name they are held as well."""
+    return {module for name in deterministic for module in model.get_submodule(name).modules()}
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -155,7 +165,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
 
 
 def _check_names(model: nn.Module, deterministic: Sequence[str]) -> None:
-    known = {name for name, _ in model.named_modules()}
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
     for name in deterministic:
         if name not in known:
             raise ExportError(f"deterministic={name!r} is not a module of {type(model).__name__}; see named_modules()")
@@ -172,9 +182,8 @@ def _mark(model: nn.Module, deterministic: Sequence[str]) -> tuple[nn.Module, li
 
 def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, example)
+        with torch.no_grad(), plain_attention(), quiet():
+            return torch.export.export(model, example, strict=False)
     except Exception as error:  # torch.export raises whatever the model or the tracer does
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
@@ -184,8 +193,8 @@ def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.Expo
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """The fused attention path is one opaque operator; capture wants its parts."""
+def plain_attention() -> Iterator[None]:
+    """Torch's fast path for transformer layers at eval is one opaque operator, and passes by the dropout modules in them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -197,15 +206,15 @@ def _plain_attention() -> Iterator[None]:
 # --- hidden randomness --------------------------------------------------------------------------------------------------
 
 
-def _refuse_hidden_randomness(marked: nn.Module, example: tuple[Tensor, ...], deterministic: Sequence[str]) -> None:
-    model = set_training(copy.deepcopy(marked), deterministic)
-    for node in _program(model, example).graph.nodes:
+def _refuse_random_operations(graph_module: fx.GraphModule) -> None:
+    # Branches and loops are submodules.
+    parts = [part for part in graph_module.modules() if isinstance(part, fx.GraphModule)]
+    for node in (node for part in parts for node in part.graph.nodes):
         if node.op == "call_function" and (reason := _randomness(node)):
             raise UnsupportedModelError(
                 f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, or hold the "
                 "module at eval with deterministic=[its name]"
             )
-    _refuse_unequal_passes(model, example)
 
 
 def _randomness(node: fx.Node) -> str | None:
@@ -245,28 +254,62 @@ def _where(node: fx.Node) -> str:
     return f"{module} ({trace[-1].strip()})" if trace else module
 
 
-def _refuse_unequal_passes(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+def _refuse_random_passes(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Run the model twice and look for randomness that leaves no operator in a graph."""
+    # One object, so that a generator it holds goes on; its buffers are put back, for those are state and not chance.
+    model = copy.deepcopy(model)
+    buffers = copy.deepcopy(dict(model.named_buffers()))
     passes = []
     for seed in (1, 2):
-        # Model code may draw from any of these; all of them are put back.
-        state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                torch.manual_seed(seed)
-                random.seed(seed)
-                np.random.seed(seed)  # noqa: NPY002
-                passes.append(copy.deepcopy(model)(*(tensor.clone() for tensor in example)))
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-    if isinstance(passes[0], Tensor) and not torch.equal(*(torch.nan_to_num(output) for output in passes)):
+        passes.append(_seeded_pass(model, example, seed))
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    if not isinstance(passes[0], Tensor):
         raise UnsupportedModelError(
-            "two train-mode passes with all recognised dropout off differ, so something else in the model is random; hold it "
-            "at eval with deterministic=[module names], or make it a torch.nn dropout module"
+            f"the model returns a {type(passes[0]).__name__}; a bundle has one output tensor: wrap the model in a module that "
+            "returns one, for example torch.cat of its parts"
+        )
+    if not torch.equal(*(torch.nan_to_num(output) for output in passes)):
+        raise UnsupportedModelError(
+            "two passes with all recognised dropout off differ, so something else in the model is random; hold it at eval with "
+            "deterministic=[module names], or make it a torch.nn dropout module"
         )
 
 
+def _seeded_pass(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> Any:
+    # Model code may draw from any of these; all of them are put back.
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            seeded = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+            output = model(*(tensor.clone() for tensor in example))
+            after = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+    for name, used in zip(("Python's random module", "numpy.random"), map(operator.ne, seeded, after), strict=True):
+        if used:
+            raise UnsupportedModelError(
+                f"the forward pass draws from {name}, which no graph can hold; make it a torch.nn dropout module, or hold the "
+                "module that does it at eval with deterministic=[its name]"
+            )
+    return output
+
+
 # --- reading the captured graph -------------------------------------------------------------------------------------------
+
+
+def _refuse_branches(graph_module: fx.GraphModule) -> None:
+    """A branch or a loop is a graph of its own, in which neither sites nor a cut could be placed."""
+    for node in graph_module.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedModelError(
+                f"{node.target} in {_where(node)} is control flow, which a bundle's plain graphs do not have; compute both "
+                "branches and choose with torch.where"
+            )
 
 
 def _read(program: torch.export.ExportedProgram, names: list[str], originals: list[nn.Module]) -> Capture:

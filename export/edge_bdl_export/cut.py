@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge_bdl.errors import UnsupportedModelError
+from edge_bdl_export.batchable import batchable
 from edge_bdl_export.capture import Capture
 
 # How a stochastic node is written into a graph that is being built: (graph, its rewritten arguments, its member input).
@@ -77,7 +78,7 @@ def cut(captured: Capture, stochastic: Sequence[Stochastic]) -> Cut:
     return Cut(
         deterministic=_module(captured, captured.inputs, (captured.output,), single=True),
         trunk=_module(captured, captured.inputs, (*boundary, *features)),
-        head=_module(captured, boundary, (captured.output,), stochastic, single=True),
+        head=batchable(_module(captured, boundary, (captured.output,), stochastic, single=True)),
         boundary=boundary,
         features=features,
     )

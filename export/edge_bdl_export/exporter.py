@@ -194,7 +194,7 @@ def _fit_density(network: Network, frames: CalibrationFrames) -> FeatureDensity 
     if len(frames) < MINIMUM_FRAMES:
         return None
     pooled = [pool(network.trunk(tensors(frame))[1]) for frame in frames.thinned(_DENSITY_FRAMES)]
-    return FeatureDensity(torch.stack(pooled))
+    return FeatureDensity(torch.cat(pooled))
 
 
 def _warnings(network: Network, flops: Flops, frames: CalibrationFrames | None) -> tuple[str, ...]:

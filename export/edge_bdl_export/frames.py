@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import TensorSpec
+from edge_bdl_train.frames import CalibrationSets
 
 SELECTION, THRESHOLDS, FIGURES = 0, 1, 2
 _SHARES = (0.4, 0.8)
@@ -72,7 +73,7 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
     """Calibration frames from what a caller has.
 
     Args:
-        calibration: An array or tensor [n, ...] for the only input; or a mapping, or the path of an ``.npz`` file, with
+        calibration: A recipe's ``CalibrationSets``; an array or tensor [n, ...] for the only input; or a mapping, or the path of an ``.npz`` file, with
             ``inputs`` (or one entry per input name), and optionally ``labels`` [n, ...], ``episodes`` int [n], ``split``
             int [n] (0 selection, 1 thresholds, 2 figures) and ``period_s``. A leading input axis of 1 may be missing.
         specs: The model's inputs.
@@ -109,7 +110,21 @@ def _table(calibration: Any) -> Mapping[str, Any]:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise ExportError(f"calibration: {calibration} is not an .npz file ({error}); write it with np.savez") from error
+    if isinstance(calibration, CalibrationSets):
+        return _recipe_table(calibration)
     return calibration if isinstance(calibration, Mapping) else {"inputs": calibration}
+
+
+def _recipe_table(sets: CalibrationSets) -> Mapping[str, Any]:
+    parts = (sets.selection, sets.calibration, sets.test)
+    # Episodes are numbered within each set; the parts never mix.
+    return {
+        "inputs": np.concatenate([part.frames for part in parts]),
+        "labels": np.concatenate([part.labels for part in parts]),
+        "episodes": np.concatenate([part.episode for part in parts]),
+        "split": np.repeat((SELECTION, THRESHOLDS, FIGURES), [len(part) for part in parts]),
+        "period_s": sets.period_s,
+    }
 
 
 def _input(table: Mapping[str, Any], spec: TensorSpec, only: bool) -> Array:

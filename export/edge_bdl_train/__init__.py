@@ -1,0 +1,1 @@
+"""Training on the workstation: networks, recipes, checkpoints, and the simulated camera car."""

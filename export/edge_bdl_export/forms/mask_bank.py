@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge_bdl.manifest import StochasticInput
-from edge_bdl_export.capture import Capture, Site, find_dropout, replace_modules
+from edge_bdl_export.capture import Capture, Site, find_dropout, plain_attention, replace_modules
 from edge_bdl_export.cut import Stochastic
 from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
 from edge_bdl_export.forms.posterior import Posterior, Reference
@@ -92,7 +92,7 @@ def reference(model: nn.Module, inputs: Sequence[StochasticInput], deterministic
     def answer(frame: tuple[Tensor, ...], member: Mapping[str, Tensor]) -> Tensor:
         for name, module in masked.items():
             module.masks = [member[item.name] for item in inputs if item.source == name]
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             return injected(*frame)
 
     return answer

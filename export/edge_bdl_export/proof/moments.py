@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.manifest import ParityCheck, StochasticInput
 from edge_bdl.sampling import draw_keep, masks
+from edge_bdl_export.capture import plain_attention
 from edge_bdl_export.proof.check import at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject, Subject, tensors
 
@@ -115,10 +116,9 @@ def moments_equal_torch(proved: EngineSubject, draws: int, seed: int) -> list[Pa
 
 def _torch_draws(subject: Subject, frame: Arrays, draws: int, seed: int) -> NDArray[np.float64]:
     assert subject.sampler is not None
-    inputs = tensors(frame)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
         torch.manual_seed(seed)
-        return np.stack([subject.sampler(*inputs).numpy() for _ in range(draws)]).astype(np.float64)
+        return np.stack([subject.sampler(*tensors(frame)).numpy() for _ in range(draws)]).astype(np.float64)
 
 
 def _mean_z(a: NDArray[np.float64], b: NDArray[np.float64], floor: float) -> float:

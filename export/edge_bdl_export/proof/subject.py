@@ -112,5 +112,5 @@ def chunks(total: int, size: int) -> Iterator[int]:
 
 
 def tensors(frame: Arrays) -> tuple[torch.Tensor, ...]:
-    """A frame as the model's positional inputs."""
-    return tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in frame.values())
+    """A frame as the model's positional inputs; a copy, for a model may write to its input."""
+    return tuple(torch.from_numpy(np.array(value)) for value in frame.values())

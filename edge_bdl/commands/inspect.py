@@ -1,0 +1,74 @@
+"""``edge-bdl inspect``: what a bundle is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge_bdl.bundle import Bundle
+from edge_bdl.commands.arguments import Parser, open_bundle
+from edge_bdl.commands.output import columns, print_json
+from edge_bdl.manifest import TensorSpec
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """Run the verb; returns the exit code.
+
+    Raises:
+        EdgeBdlError: Bad usage, or the bundle is not sound.
+    """
+    options = Parser("inspect", "Say what a bundle is, after checking its files.").parse_args(argv)
+    bundle = open_bundle(options)
+    if options.json:
+        print_json(_facts(bundle))
+    else:
+        print(_text(bundle))
+    return 0
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "schema_version": manifest.schema_version,
+        "form": manifest.form,
+        "members": manifest.bank.members,
+        "selection": manifest.bank.selection,
+        "task": manifest.task,
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs,
+        "deterministic_flops_share": manifest.flops.deterministic_share,
+        "files": manifest.files,
+        "parity": manifest.parity,
+    }
+
+
+def _text(bundle: Bundle) -> str:
+    manifest, bank = bundle.manifest, bundle.manifest.bank
+    provenance = manifest.provenance
+    scores = ", ".join(
+        f"{score.name} ({score.reduction}) at S = {', '.join(map(str, sorted(score.thresholds))) or 'none'}"
+        for score in manifest.policy.scores
+    )
+    failed = [check for check in manifest.parity if not check.passed]
+    facts = [
+        ("digest", bundle.digest),
+        ("task", manifest.task),
+        ("members", f"{bank.members} {bank.selection}, {manifest.form}, head in chunks of {bank.chunk}"),
+        ("inputs", "; ".join(map(_tensor, manifest.inputs))),
+        ("outputs", "; ".join(map(_tensor, manifest.outputs))),
+        ("engines", ", ".join(manifest.engines)),
+        ("shared work", f"{manifest.flops.deterministic_share:.1%} of {manifest.flops.total:,} multiply-accumulates"),
+        ("thresholds", f"{scores or 'none: a policy will hold'} ({manifest.policy.source or 'uncalibrated'})"),
+        ("proof", f"{len(manifest.parity) - len(failed)} of {len(manifest.parity)} checks passed at export"),
+        ("size", f"{sum(entry.bytes for entry in manifest.files.values()):,} bytes in {len(manifest.files)} files"),
+        ("made", f"{provenance.created_utc} from {provenance.model_class}"),
+    ]
+    lines = [manifest.name, columns(facts)]
+    lines += [f"  failed at export: {check.check} under {check.engine}" for check in failed]
+    lines += [f"  warning: {warning}" for warning in manifest.warnings]
+    return "\n".join(lines)
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {list(spec.shape)}"

@@ -1,0 +1,134 @@
+"""Does this machine compute what was proved at export? Goldens against engines, and against its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_bdl.engines import Engine
+from edge_bdl.errors import EngineError
+from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, Manifest
+from edge_bdl.sampling import Members, draw_keep, pack
+
+Arrays = Mapping[str, NDArray[Any]]
+
+# Members: of the output's range. Densities span orders of magnitude: of their own size.
+TOLERANCE = 1e-5
+DENSITY_TOLERANCE = 1e-3
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        engine: Under which engine; None where none is involved.
+        passed: Whether it is as it must be.
+        detail: What was measured and what is allowed, for people.
+    """
+
+    name: str
+    engine: str | None = None
+    passed: bool
+    detail: str
+
+
+def verify_generator(manifest: Manifest, golden: Arrays) -> list[Check]:
+    """See that this machine draws fresh masks as the exporter did; nothing to see for a bank of weights.
+
+    Args:
+        manifest: The bundle's manifest.
+        golden: The arrays of ``golden.safetensors``.
+    """
+    if manifest.form != "mask_bank":
+        return []
+    bank = manifest.bank
+    drawn = pack(draw_keep(bank, bank.members, bank.chunk))
+    differing = [name for name, rows in drawn.items() if not np.array_equal(rows, golden[f"fresh.{name}"])]
+    detail = f"other masks for {', '.join(differing)}" if differing else f"{bank.chunk} members equal to the bit"
+    return [Check(name="fresh_masks", passed=not differing, detail=detail)]
+
+
+def verify_engine(engine: Engine, manifest: Manifest, stored: Arrays, golden: Arrays) -> list[Check]:
+    """Run the golden frames through all four graphs of a bundle.
+
+    Args:
+        engine: An open engine on the bundle.
+        manifest: The bundle's manifest.
+        stored: The arrays of ``bank.safetensors``.
+        golden: The arrays of ``golden.safetensors``.
+
+    Returns:
+        A check for the deterministic output, the members by the fused graph, the members by trunk and head, fresh
+        members (mask banks) and the density by each of its graphs (where there is one). One failed check if the engine
+        fails.
+    """
+    try:
+        outputs = _outputs(engine, manifest, Members(manifest.form, manifest.bank, stored), golden)
+    except EngineError as error:
+        return [Check(name="runs", engine=engine.name, passed=False, detail=str(error))]
+    fused = golden["fused.members"]
+    output_range = float(np.ptp(fused)) or 1.0
+    checks = []
+    for name, (key, actual) in outputs.items():
+        expected = golden[key]
+        scale, allowed = (np.abs(expected) + 1.0, DENSITY_TOLERANCE) if key == "density" else (output_range, TOLERANCE)
+        checks.append(_compare(engine.name, name, actual, expected, scale, allowed))
+    return checks
+
+
+def _outputs(engine: Engine, manifest: Manifest, members: Members, golden: Arrays) -> dict[str, tuple[str, Any]]:
+    """By name of the check: the golden array that is expected, and what the engine gave, frame by frame."""
+    bank = manifest.bank
+    det, fused = engine.graph("det"), engine.graph("fused")
+    trunk, head = engine.graph("trunk"), engine.graph("head")
+    all_held = fused.hold(members.take(0, bank.members))
+    starts = [*range(0, bank.members, bank.chunk)]
+    chunks = [head.hold(members.take(start, bank.chunk)) for start in starts]
+    fresh = head.hold(members.take(bank.members, bank.chunk)) if manifest.form == "mask_bank" else None
+
+    found: dict[str, tuple[str, list[Any]]] = {}
+    for index in range(len(golden["det.output"])):
+        frame = {spec.name: golden[f"input.{spec.name}"][index] for spec in manifest.inputs}
+        whole, first = fused.run(frame, all_held), trunk.run(frame)
+        boundary = {spec.name: first[spec.name] for spec in manifest.boundary if spec.name in first}
+        parts = [head.run(boundary, held).get(MEMBERS_OUTPUT) for held in chunks]
+        row: dict[str, tuple[str, Any]] = {
+            "deterministic": ("det.output", det.run(frame).get(DETERMINISTIC_OUTPUT)),
+            "members": ("fused.members", whole.get(MEMBERS_OUTPUT)),
+            "split_members": ("fused.members", _joined(parts, bank.members)),
+        }
+        if fresh is not None:
+            row["fresh_members"] = ("fresh.members", head.run(boundary, fresh).get(MEMBERS_OUTPUT))
+        if manifest.has_density:
+            row["density"] = ("density", whole.get(DENSITY_OUTPUT))
+            row["split_density"] = ("density", first.get(DENSITY_OUTPUT))
+        for name, (key, actual) in row.items():
+            found.setdefault(name, (key, []))[1].append(actual)
+    return found
+
+
+def _joined(parts: list[NDArray[Any] | None], count: int) -> NDArray[Any] | None:
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present)[:count] if len(present) == len(parts) else None
+
+
+def _compare(
+    engine: str, name: str, actual: list[Any], expected: NDArray[Any], scale: NDArray[Any] | float, allowed: float
+) -> Check:
+    shapes = {None if frame is None else frame.shape for frame in actual}
+    if shapes != {expected.shape[1:]}:
+        got = ", ".join("no output" if shape is None else str(list(shape)) for shape in shapes)
+        detail = f"expected shape {list(expected.shape[1:])}, got {got}"
+        return Check(name=name, engine=engine, passed=False, detail=detail)
+    error = np.abs(np.stack(actual).astype(np.float64) - expected) / scale
+    largest = float(error.max())
+    of = "its size" if name.endswith("density") else "the output's range"
+    # Written so that NaN fails.
+    passed = bool(largest <= allowed)
+    detail = f"largest difference {largest:.2g} of {of}, allowed {allowed:g}"
+    return Check(name=name, engine=engine, passed=passed, detail=detail)

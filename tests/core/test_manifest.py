@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge_bdl.errors import BundleError
+from edge_bdl.manifest import (
+    Bank,
+    Calibration,
+    FileEntry,
+    Flops,
+    Manifest,
+    PolicyConfig,
+    Score,
+    StochasticInput,
+    TensorSpec,
+    Thresholds,
+    decode,
+    encode,
+)
+
+BUNDLES = sorted((Path(__file__).parents[1] / "bundles").glob("*.ebdl"))
+
+MASK = {"name": "mask_0", "source": "head.0", "kind": "Dropout", "shape": (8,), "rate": 0.2, "scale": 1.25}
+BANK = {"members": 4, "chunk": 2, "selection": "iid", "seed": 0, "inputs": (StochasticInput(**MASK),)}
+
+
+def shipped() -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((BUNDLES[0] / "manifest.json").read_bytes())
+    return fields
+
+
+def as_json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.stem)
+def test_a_shipped_manifest_survives_decoding_and_encoding(folder: Path) -> None:
+    raw = (folder / "manifest.json").read_bytes()
+    assert encode(decode(raw)) == raw
+
+
+def test_a_manifest_is_written_for_people_too() -> None:
+    text = encode(decode(as_json(shipped()))).decode()
+    assert text.startswith('{\n  "schema_version": 1') and text.endswith("}\n")
+
+
+def test_a_newer_schema_is_refused_before_anything_else_is_looked_at() -> None:
+    with pytest.raises(BundleError, match=r"schema 2.*pip install -U edge-bdl"):
+        decode(b'{"schema_version": 2, "things": ["of the future"]}')
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x00\xff",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"schema_version": "1"}',
+        b'{"schema_version": 0}',
+        b'{"schema_version": 1}',
+        b"{" * 100_000,
+        b'{"schema_version": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "schema_version": 1}',
+    ],
+    ids=["empty", "binary", "list", "null", "no fields", "text", "old", "bare", "open", "deep", "deep first"],
+)
+def test_what_is_no_manifest_is_a_bundle_error(raw: bytes) -> None:
+    with pytest.raises(BundleError, match="export the bundle again"):
+        decode(raw)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(BundleError, match="colour"):
+        decode(as_json(shipped() | {"colour": "red"}))
+
+
+def test_a_field_given_twice_is_refused_even_deep_inside() -> None:
+    raw = as_json(shipped())
+    twice = raw.replace(b'"chunk": ', b'"chunk": 1, "chunk": ')
+    assert twice != raw
+    with pytest.raises(BundleError, match="given twice"):
+        decode(twice)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_numbers_that_are_not_finite_are_refused(number: bytes) -> None:
+    raw = as_json(shipped() | {"policy": {"config": {"slow_factor": "here"}}}).replace(b'"here"', number)
+    with pytest.raises(BundleError):
+        decode(raw)
+
+
+def edited(edit: Callable[[dict[str, Any]], object]) -> bytes:
+    fields = shipped()
+    edit(fields)
+    return as_json(fields)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(inputs=[]),
+        lambda m: m.update(outputs=[]),
+        lambda m: m.update(inputs=m["inputs"] * 2),
+        lambda m: m["bank"].update(inputs=m["bank"]["inputs"][:1] * 2),
+        lambda m: m["bank"]["inputs"][0].update(name=m["inputs"][0]["name"]),
+        lambda m: m.update(task="classification", class_axis=None),
+        lambda m: m.update(task="classification", class_axis=9),
+        lambda m: m.update(task="classification", class_axis=-1),
+        lambda m: m.update(task="heteroscedastic", outputs=[{"name": "y", "shape": [1, 3], "dtype": "float32"}]),
+        lambda m: m.update(task="heteroscedastic", outputs=[{"name": "y", "shape": [], "dtype": "float32"}]),
+        lambda m: m.update(form="pickle"),
+        lambda m: m.update(name=None),
+        lambda m: m.pop("bank"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(edit: Callable[[dict[str, Any]], object]) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
+        decode(edited(edit))
+
+
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        (TensorSpec, {"name": "x", "shape": (1, 0), "dtype": "uint8"}),
+        (TensorSpec, {"name": "x", "shape": (-1,), "dtype": "uint8"}),
+        (FileEntry, {"bytes": -1, "sha256": "0" * 64}),
+        (FileEntry, {"bytes": 1, "sha256": "0" * 63}),
+        (FileEntry, {"bytes": 1, "sha256": "A" * 64}),
+        (StochasticInput, MASK | {"rate": 1.0}),
+        (StochasticInput, MASK | {"rate": -0.1}),
+        (StochasticInput, MASK | {"rate": float("nan")}),
+        (StochasticInput, MASK | {"scale": 0.0}),
+        (StochasticInput, MASK | {"scale": float("inf")}),
+        (StochasticInput, MASK | {"shape": (-1,)}),
+        (Bank, BANK | {"members": 1, "chunk": 1}),
+        (Bank, BANK | {"chunk": 0}),
+        (Bank, BANK | {"chunk": 5}),
+        (Bank, BANK | {"inputs": ()}),
+        (Bank, BANK | {"seed": -1}),
+        (Bank, BANK | {"seed": 2**64}),
+        (Bank, BANK | {"member_weights": {2: (0.5,)}}),
+        (Bank, BANK | {"member_weights": {2: (0.5, 0.6)}}),
+        (Bank, BANK | {"member_weights": {2: (1.5, -0.5)}}),
+        (Thresholds, {"slow": 2.0, "handoff": 1.0}),
+        (Thresholds, {"slow": float("nan"), "handoff": 1.0}),
+        (Thresholds, {"slow": 0.0, "handoff": float("inf")}),
+        (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((1.0, 0.5), (0.5, 0.2))}),
+        (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((0.5, 0.2), (1.0, 0.5))}),
+        (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((0.5, 1.2),)}),
+        (Calibration, {"temperature": {4: 0.0}}),
+        (Calibration, {"interval_scale": {4: float("nan")}}),
+        (PolicyConfig, {"good_frames_to_start": 0}),
+        (PolicyConfig, {"slow_votes": 6}),
+        (PolicyConfig, {"slow_factor": 1.1}),
+        (PolicyConfig, {"slow_factor": float("nan")}),
+        (PolicyConfig, {"hold_to_stop_s": 0.0}),
+        (PolicyConfig, {"loosen_per_s": float("inf")}),
+        (PolicyConfig, {"assessment_timeout_s": 0.41}),
+    ],
+)
+def test_a_part_that_makes_no_sense_cannot_be_built(part: Callable[..., Any], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="."):
+        part(**fields)
+
+
+def test_a_frame_takes_the_thresholds_of_the_largest_number_of_samples_it_reaches() -> None:
+    few, many = Thresholds(slow=1.0, handoff=2.0), Thresholds(slow=3.0, handoff=4.0)
+    score = Score(name="epistemic", thresholds={4: few, 16: many})
+    assert [score.at(samples) for samples in (1, 3, 4, 15, 16, 99)] == [None, None, few, few, many, many]
+
+
+@pytest.mark.parametrize(
+    ("selection", "unbiased"), [("iid", True), ("given", True), ("balanced", False), ("selected", False)]
+)
+def test_only_independent_members_are_unbiased(selection: Any, unbiased: bool) -> None:
+    assert Bank(**BANK | {"selection": selection}).unbiased is unbiased
+
+
+def test_the_deterministic_share_is_a_share_also_of_nothing() -> None:
+    assert Flops(total=200, deterministic=150).deterministic_share == 0.75
+    assert Flops(total=0, deterministic=0).deterministic_share == 0.0
+
+
+def test_a_manifest_cannot_be_changed() -> None:
+    manifest = decode(as_json(shipped()))
+    with pytest.raises(AttributeError):
+        manifest.name = "other"  # type: ignore[misc]
+    assert isinstance(msgspec.structs.replace(manifest, name="other"), Manifest)

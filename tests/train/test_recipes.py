@@ -1,0 +1,113 @@
+"""Recipes: the table, a whole quick run, the shipped checkpoint, and frames that no two sets share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from edge_bdl.errors import InputError
+from edge_bdl_train.carracing.environment import DrivingEnvironment
+from edge_bdl_train.carracing.episodes import collect_closed_loop
+from edge_bdl_train.carracing.expert import Expert
+from edge_bdl_train.checkpoint import CheckpointError, CheckpointInfo, read_info, save_checkpoint
+from edge_bdl_train.recipes import RECIPES, open_recipe
+from edge_bdl_train.recipes import carracing as carracing_recipe
+from edge_bdl_train.recipes.base import steer_with
+from edge_bdl_train.recipes.carracing import SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckpointInfo]:
+    path = tmp_path_factory.mktemp("quick") / "quick.safetensors"
+    return path, open_recipe("carracing", quick=True).train(path, seed=1)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_name_in_the_table_opens_its_recipe(name: str) -> None:
+    for is_quick in (False, True):
+        recipe = open_recipe(name, quick=is_quick)
+        assert recipe.name == name
+        assert msgspec.convert(msgspec.to_builtins(recipe.config), recipe.config_type) == recipe.config
+        assert not recipe.build_model(seed=0).training
+
+
+def test_an_unknown_recipe_and_data_that_is_not_needed_are_refused() -> None:
+    with pytest.raises(InputError, match="carracing, rc_car"):
+        open_recipe("boat")
+    with pytest.raises(InputError, match="makes its own data"):
+        open_recipe("carracing", data=Path("anywhere"))
+
+
+def test_a_recipe_trains_a_network_that_loads_again(quick: tuple[Path, CheckpointInfo]) -> None:
+    path, info = quick
+    assert read_info(path) == info
+    assert info.seed == 1
+    assert info.figures["train_frames"] == 300
+    model = open_recipe("carracing").load(path)  # its own config, not the default one, builds the network
+    assert not model.training
+    assert model(torch.zeros(2, 96, 96, 3, dtype=torch.uint8)).shape == (2, 2)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(quick: tuple[Path, CheckpointInfo]) -> None:
+    with pytest.raises(CheckpointError, match="recipe 'carracing', expected 'rc_car'"):
+        open_recipe("rc_car").load(quick[0])
+
+
+def test_arguments_that_do_not_fit_the_recipe_are_refused(tmp_path: Path) -> None:
+    recipe = open_recipe("carracing")
+    info = CheckpointInfo(recipe="carracing", model="SmallCnn", arguments={"dropout": "much"}, figures={}, seed=0)
+    save_checkpoint(tmp_path / "odd.safetensors", recipe.build_model(0), info)
+    with pytest.raises(CheckpointError, match="arguments"):
+        recipe.load(tmp_path / "odd.safetensors")
+
+
+def test_a_mistyped_folder_is_noticed_before_the_training(tmp_path: Path) -> None:
+    def stage(label: str, total: int) -> None:
+        raise AssertionError("work has begun")
+
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        open_recipe("carracing").train(tmp_path / "nowhere" / "a.safetensors", stage=stage)
+
+
+def test_the_tracks_of_all_purposes_differ() -> None:
+    config = CarRacingConfig()
+    seeds = {
+        name: getattr(carracing_recipe, f"{name}_SEEDS")
+        for name in ("TRAIN", "VALIDATION", "SELECTION", "CALIBRATION", "TEST")
+    }
+    for first, second in itertools.combinations(seeds.values(), 2):
+        assert not set(first) & set(second)
+    assert min(map(min, seeds.values())) >= 1_000
+    assert config.train_tracks <= len(seeds["TRAIN"])
+
+
+def test_calibration_sets_are_disjoint_drives_in_sequence(quick: tuple[Path, CheckpointInfo]) -> None:
+    recipe = open_recipe("carracing", quick=True)
+    sets = recipe.calibration_sets(recipe.load(quick[0]))
+    assert (len(sets.selection), len(sets.calibration), len(sets.test)) == (40, 120, 40)
+    assert sets.calibration.episode.tolist() == [0] * 60 + [1] * 60
+    seen = [{frame.tobytes() for frame in part.frames[10:]} for part in (sets.selection, sets.calibration, sets.test)]
+    for first, second in itertools.combinations(seen, 2):
+        assert not first & second
+    # Neighbours in time look alike; the first frames of two episodes do not.
+    steps = np.abs(np.diff(sets.calibration.frames.astype(float), axis=0)).mean(axis=(1, 2, 3))
+    assert steps[59] > 3.0 * np.median(steps)
+
+
+def test_the_shipped_checkpoint_is_the_recipes_own_and_drives_unseen_tracks() -> None:
+    info = read_info(SHIPPED_CHECKPOINT)
+    assert os.path.getsize(SHIPPED_CHECKPOINT) < 3_000_000
+    assert msgspec.convert(info.arguments, CarRacingConfig) == CarRacingConfig()
+    assert info.figures["drive_off_track_share"] < 0.02
+    model = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
+    _, figures = collect_closed_loop(
+        DrivingEnvironment(), steer_with(model), seeds=(0, 1), steps=500, target_speed=30.0, expert=Expert()
+    )
+    assert figures.off_track_share < 0.02
+    assert figures.mean_speed > 25.0
