@@ -173,10 +173,10 @@ class _State(msgspec.Struct):
     # The newest frame.
     verdict: _Verdict = _Verdict(fault="no assessment yet")
     age_s: float = 0.0
+    below_s: float = 0.0  # since a score was over its SLOW threshold
     # The frames since this level was entered.
     good_in_row: int = 0
     votes: int = 0  # one bit per frame, the newest lowest: set where a score was over its SLOW threshold
-    below_s: float = 0.0
     # The people.
     human_in_control: bool = False
     handed_back: bool = False
@@ -397,9 +397,9 @@ class Policy:
     def _ramp(self, passed_s: float) -> None:
         state, config = self._state, self._state.config
         state.in_level_s = 0.0 if state.human_in_control else state.in_level_s + passed_s
+        state.below_s = state.below_s + passed_s if state.verdict.over_slow is None else 0.0
         if state.level is Level.SLOW:
             state.slow_spent_s += passed_s
-            state.below_s = state.below_s + passed_s if state.verdict.over_slow is None else 0.0
         else:
             state.slow_spent_s = max(0.0, state.slow_spent_s - config.budget_recharge * passed_s)
         if state.level is Level.HANDOFF:
@@ -413,8 +413,6 @@ class Policy:
         state.age_s = max(age_s, 0.0)
         state.good_in_row = state.good_in_row + 1 if verdict.objection is None else 0
         state.votes = (state.votes << 1 | (verdict.over_slow is not None)) & (1 << state.config.slow_window) - 1
-        if verdict.over_slow is not None:
-            state.below_s = 0.0
 
     def _transit(self) -> None:
         state = self._state
@@ -422,8 +420,7 @@ class Policy:
             reason = event(state)
             if reason is not None:
                 state.level, state.reason = target, reason
-                state.in_level_s = state.below_s = 0.0
-                state.good_in_row = state.votes = 0
+                state.in_level_s, state.good_in_row, state.votes = 0.0, 0, 0
                 # What the old level would have loosened since the last tick is not given out by the new one.
                 state.factor = state.ramp_from = min(state.factor, state.last_factor)
                 state.has_driven |= target is Level.NOMINAL

@@ -15,8 +15,9 @@ _COLUMNS = (
     "naive ms", "speed-up", "overhead us",
 )  # fmt: skip
 _NOTE = (
-    "p50 to max: all of predict(), p50 with its 95 % interval. det: one deterministic pass. R(S): engine time of S samples "
-    "over det. naive: S deterministic passes. speed-up: naive over engine time. n/a: too few predictions for that percentile."
+    "p50 to max: all of predict(), p50 with its 95 % interval. det: one deterministic pass. R(S): engine time of S "
+    "samples over det. naive: S deterministic passes. speed-up: naive over engine time. n/a: insufficient n for that "
+    "percentile."
 )
 _WIDTH, _HEIGHT, _AXIS = 520, 90, 18
 

@@ -1,9 +1,9 @@
 """How long a prediction takes on this machine, and how sure that is.
 
-One deterministic pass, predictions at every number of samples, and naive sampling (the whole network once per sample) run
-interleaved on one engine, so that a clock that drifts drifts for all of them. A percentile is given only with enough
-samples for it, by MLPerf's rule (Reddi et al. 2020, "MLPerf Inference Benchmark"; LoadGen's early stopping): so many that
-fewer than two of them above it would be a 1 % accident.
+One deterministic pass, predictions at every number of samples, and naive sampling (the whole network once per sample)
+run interleaved on one engine, so that a clock that drifts drifts for all of them. A percentile is given only with
+enough samples for it, by MLPerf's rule (Reddi et al. 2020, "MLPerf Inference Benchmark"; LoadGen's early stopping): so
+many that fewer than two of them above it would be a 1 % accident.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAIVE_ROUNDS = 64  # naive sampling is slow and needs no more than its median
 _WARM_UP_ROUNDS = 5
 _BINS = 40
 
-# What a process pays before its first answer. VmHWM belongs to the child alone; its ru_maxrss would start from its parent's.
+# What a process pays before its first answer. VmHWM is the child's alone; its ru_maxrss would start from its parent's.
 _COLD_START = """
 import json, sys
 from edge_bdl.runtime import Runtime
@@ -179,13 +179,13 @@ def profile(
         raise missing[0]
     warnings += [f"not measured: {error}" for error in missing]
     progress("cold start")
-    cold_start_ms, peak_rss_mb = cold_start(bundle, rows[0].engine, rows[0].threads, cold_starts)
+    took_ms, peak_mb = cold_start(bundle, rows[0].engine, rows[0].threads, cold_starts)
     return Report(
         bundle=bundle.manifest.name,
         digest=bundle.digest,
         machine=read_machine(),
-        cold_start_ms=cold_start_ms,
-        peak_rss_mb=peak_rss_mb,
+        cold_start_ms=took_ms,
+        peak_rss_mb=peak_mb,
         rows=rows,
         warnings=warnings,
     )
@@ -198,8 +198,8 @@ def advice(manifest: Manifest, samples: int) -> list[str]:
         return []
     return [
         f"only {share:.0%} of this network's multiply-accumulates come before its first stochastic layer, so {samples} "
-        f"samples cost about {share + samples * (1 - share):.1f} deterministic passes: keep dropout for the last layers, "
-        "or export with deterministic=[names of the early ones]"
+        f"samples cost about {share + samples * (1 - share):.1f} deterministic passes: keep dropout for the last "
+        "layers, or export with deterministic=[names of the early ones]"
     ]
 
 

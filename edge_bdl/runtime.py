@@ -201,8 +201,8 @@ class Runtime:
         """Predict one frame.
 
         Args:
-            frame: An array of the manifest's shape and dtype; for several inputs a mapping by name, or a sequence in the
-                manifest's order. Where an input's first axis is 1 it may be left out, and is then left out of the results.
+            frame: An array of the manifest's shape and dtype; for several inputs a mapping by name, or a sequence in
+                the manifest's order. A first axis of 1 may be left out, and is then left out of the results.
             samples: Members to use; None: the runtime's. A mask bank goes on with fresh masks past its end.
             deadline_ms: Return within this time of the call, with the members that fit, but at least 2. Call
                 `warm_up(anytime=True)` first: loading graphs takes longer than most deadlines.
@@ -227,8 +227,10 @@ class Runtime:
             until = math.inf if deadline_ms is None else start + deadline_ms * 1e-3
             members, density = self._anytime(inputs, samples, until, stages_ms)
         inferred = clock()
-        uncertainty = self._decompose(members, bare)
-        fault = self._fault(members, density, uncertainty)
+        finite = _finite(members)
+        # One bad number makes all of them NaN: half a prediction is none.
+        uncertainty = self._decompose(members if finite else np.full_like(members, np.nan), bare)
+        fault = self._fault(members, finite, density, uncertainty.total)
         end = clock()
         self._finish_pace.record(end - inferred)
         stages_ms["uncertainty"] = (end - inferred) * 1e3
@@ -332,29 +334,28 @@ class Runtime:
         density = outputs.get(DENSITY_OUTPUT)
         return None if density is None else float(density.flat[0])
 
-    def _fault(self, members: NDArray[Any], density: float | None, uncertainty: Uncertainty) -> str | None:
-        if not np.isfinite(members).all():
+    def _fault(self, members: NDArray[Any], finite: bool, density: float | None, total: NDArray[Any]) -> str | None:
+        if not finite:
             return "the engine returned members that are not finite"
         if len(members) < _FEWEST:
             return "one sample says nothing about epistemic uncertainty"
-        if not (members[1:] != members[0]).any():
+        if _identical(members):
             return f"all {len(members)} members are identical"
         if self.manifest.has_density and (density is None or not math.isfinite(density)):
             return "the density is missing or not finite"
-        if not np.isfinite(uncertainty.total).all():
+        if not math.isfinite(total.max()):
             return "the uncertainty is not finite"
         return None
 
     def _decompose(self, members: NDArray[Any], bare: bool) -> Uncertainty:
         manifest = self.manifest
-        with np.errstate(all="ignore"):  # What is not finite becomes a fault.
-            uncertainty = decompose(
-                manifest.task,
-                members,
-                weights=self._members.weights(len(members)),
-                unbiased=manifest.bank.unbiased,
-                class_axis=manifest.class_axis,
-            )
+        uncertainty = decompose(
+            manifest.task,
+            members,
+            weights=self._members.weights(len(members)),
+            unbiased=manifest.bank.unbiased,
+            class_axis=manifest.class_axis,
+        )
         if bare and manifest.output.shape[:1] == (1,):
             return Uncertainty(*(array.reshape(array.shape[1:]) for array in uncertainty))
         return uncertainty
@@ -384,8 +385,13 @@ class _Border:
 
 
 def _finite(array: NDArray[Any]) -> bool:
-    # One pass through BLAS clears almost every frame; only a suspicious sum is looked at element by element.
+    # One pass through BLAS clears almost every array; only a suspicious sum is looked at element by element.
     return math.isfinite(abs(np.vdot(array, array))) or bool(np.isfinite(array).all())
+
+
+def _identical(members: NDArray[Any]) -> bool:
+    # The first number of two members tells almost every frame's members apart.
+    return bool(members.item(0) == members.item(members[0].size)) and not (members[1:] != members[0]).any()
 
 
 def _count_bad(array: NDArray[Any]) -> int:

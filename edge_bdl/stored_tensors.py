@@ -86,8 +86,8 @@ def _decode(data: bytes) -> Arrays:
 def _compare(arrays: Arrays, expected: dict[str, Expected]) -> None:
     for name in sorted(arrays.keys() ^ expected.keys()):
         raise BundleError(f"tensor {name!r} " + ("does not belong there" if name in arrays else "is missing"))
-    for name, array in arrays.items():
-        problem = _problem(array, expected[name])
+    for name, wanted in expected.items():
+        problem = _problem(arrays[name], wanted)
         if problem:
             raise BundleError(f"tensor {name!r} {problem}")
 

@@ -66,8 +66,8 @@ def classification(
 ) -> Uncertainty:
     """Entropies of softmax outputs.
 
-    The corrected mutual information is cut at ``log(classes)``, the largest there is. Their sum is not: an estimate of an
-    entropy near that limit must be allowed to lie above it half of the time, or it is biased.
+    The corrected mutual information is cut at ``log(classes)``, the largest there is. The total is not: an estimate of
+    an entropy near that limit must be allowed to lie above it half of the time, or it is biased.
 
     Args:
         members: Finite logits [S, ...], float32 or float64.

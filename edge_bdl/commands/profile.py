@@ -28,10 +28,16 @@ def profile(argv: Sequence[str]) -> int:
         EdgeBdlError: Bad usage, a bundle that is not sound, or an engine that fails.
     """
     parser = Parser("profile", "Measure a bundle's latency, memory and cold start on this machine.")
-    parser.add_argument("--engine", action="append", help="which engine (may be repeated; default: all that are installed)")
+    parser.add_argument(
+        "--engine", action="append", help="which engine (may be repeated; default: all that are installed)"
+    )
     parser.add_argument("--samples", type=whole_numbers, help="numbers of members, such as 1,4,16")
-    parser.add_argument("--threads", type=whole_numbers, default=(1,), help="numbers of threads, such as 1,2 (default: 1)")
-    parser.add_argument("--seconds", type=positive, default=15.0, help="for each engine and thread number (default: 15)")
+    parser.add_argument(
+        "--threads", type=whole_numbers, default=(1,), help="numbers of threads, such as 1,2 (default: 1)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=15.0, help="for each engine and thread number (default: 15)"
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one self-contained page")
     options = parser.parse_args(argv)
     report = measure(

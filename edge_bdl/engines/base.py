@@ -26,12 +26,14 @@ class Held:
     """Member inputs that one graph has taken in; opaque outside the graph that made it.
 
     Attributes:
+        owner: The graph that holds them; no other can use them.
         arrays: What is held, by input name.
     """
 
-    __slots__ = ("arrays",)
+    __slots__ = ("arrays", "owner")
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, owner: Graph, arrays: Arrays) -> None:
+        self.owner = owner
         self.arrays = dict(arrays)
 
 
@@ -88,12 +90,16 @@ def failure(engine: str, doing: str, error: Exception) -> EngineError:
     return EngineError(f"{engine} could not {doing}: {said[:300]}")
 
 
-def check_names(engine: str, graph: str, expected: frozenset[str], inputs: Arrays, held: Held | None) -> None:
+def check_names(
+    owner: Graph, engine: str, graph: str, expected: frozenset[str], inputs: Arrays, held: Held | None
+) -> None:
     """Every input must come exactly once: engines that keep bindings would silently reuse an old frame.
 
     Raises:
-        EngineError: An input is missing, unknown, or given twice.
+        EngineError: An input is missing, unknown, or given twice, or the members are held by another graph.
     """
+    if held is not None and held.owner is not owner:
+        raise EngineError(f"{engine}: {graph} was given members that another graph holds")
     given = set(inputs) if held is None else inputs.keys() | held.arrays.keys()
     count = len(inputs) + (0 if held is None else len(held.arrays))
     if given != expected or count != len(expected):

@@ -93,15 +93,14 @@ class OnnxRuntimeEngine:
 
 
 class _Bound(Held):
-    """Held members, bound to one `IOBinding` together with the buffers of the outputs."""
+    """Held members, bound to one `IOBinding` together with the graph's output buffers."""
 
-    __slots__ = ("binding", "outputs", "values")
+    __slots__ = ("binding", "values")
 
-    def __init__(self, arrays: Arrays, values: list[Any], binding: Any, outputs: dict[str, Array]) -> None:
-        super().__init__(arrays)
+    def __init__(self, owner: Graph, arrays: Arrays, values: list[Any], binding: Any) -> None:
+        super().__init__(owner, arrays)
         self.values = values  # A binding does not keep its values alive.
         self.binding = binding
-        self.outputs = outputs
 
 
 class OnnxRuntimeGraph:
@@ -112,7 +111,7 @@ class OnnxRuntimeGraph:
         self._session = session
         self._name = name
         self._inputs = {spec.name: (tuple(spec.shape), _DTYPES[spec.type]) for spec in session.get_inputs()}
-        self._outputs = {spec.name: (tuple(spec.shape), _DTYPES[spec.type]) for spec in session.get_outputs()}
+        self._outputs = {spec.name: np.empty(spec.shape, _DTYPES[spec.type]) for spec in session.get_outputs()}
         self._names = frozenset(self._inputs)
         self._unheld = self._bind({})
 
@@ -128,7 +127,7 @@ class OnnxRuntimeGraph:
 
     def run(self, inputs: Arrays, held: Held | None = None) -> dict[str, Array]:
         """See `Graph.run`."""
-        check_names("onnxruntime", self._name, self._names, inputs, held)
+        check_names(self, "onnxruntime", self._name, self._names, inputs, held)
         bound = held if isinstance(held, _Bound) else self._unheld
         # A binding points into the arrays and does not keep them alive: contiguous copies must outlive the run.
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
@@ -138,7 +137,7 @@ class OnnxRuntimeGraph:
             self._session.run_with_iobinding(bound.binding)
         except Exception as error:
             raise failure("onnxruntime", f"run {self._name}", error) from error
-        return {name: buffer.copy() for name, buffer in bound.outputs.items()}
+        return {name: buffer.copy() for name, buffer in self._outputs.items()}
 
     def _bind(self, constants: Arrays) -> _Bound:
         binding = self._session.io_binding()
@@ -146,7 +145,6 @@ class OnnxRuntimeGraph:
         for name, array in constants.items():
             values.append(self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
             binding.bind_ortvalue_input(name, values[-1])
-        outputs = {name: np.empty(shape, dtype) for name, (shape, dtype) in self._outputs.items()}
-        for name, buffer in outputs.items():
+        for name, buffer in self._outputs.items():
             binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        return _Bound(constants, values, binding, outputs)
+        return _Bound(self, constants, values, binding)

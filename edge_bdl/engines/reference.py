@@ -68,11 +68,11 @@ class ReferenceGraph:
     def hold(self, constants: Arrays) -> Held:
         """See `Graph.hold`."""
         self._check(constants)
-        return Held({name: array.copy() for name, array in constants.items()})
+        return Held(self, {name: array.copy() for name, array in constants.items()})
 
     def run(self, inputs: Arrays, held: Held | None = None) -> dict[str, Array]:
         """See `Graph.run`."""
-        check_names("reference", self._name, self._names, inputs, held)
+        check_names(self, "reference", self._name, self._names, inputs, held)
         self._check(inputs)
         feeds = {**inputs, **held.arrays} if held is not None else dict(inputs)
         try:

@@ -72,7 +72,7 @@ class ScriptedEngine:
         hang_s: float = 3600.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if members is not None and (members.ndim == 0 or members.shape[1:] != manifest.output.shape or not len(members)):
+        if members is not None and (members.size == 0 or members.shape[1:] != manifest.output.shape):
             raise InputError(f"scripted members must be [n, *{manifest.output.shape}], got {members.shape}")
         self.manifest = manifest
         self.members = members
@@ -114,11 +114,11 @@ class ScriptedGraph:
     def hold(self, constants: Arrays) -> Held:
         """See `Graph.hold`."""
         self._check(constants)
-        return Held({name: array.copy() for name, array in constants.items()})
+        return Held(self, {name: array.copy() for name, array in constants.items()})
 
     def run(self, inputs: Arrays, held: Held | None = None) -> dict[str, Array]:
         """See `Graph.run`."""
-        check_names("scripted", self._name, self._names, inputs, held)
+        check_names(self, "scripted", self._name, self._names, inputs, held)
         self._check(inputs)
         fault = self._engine.next_fault()
         self._engine.sleep(self._engine.latency_s.get(self._name, 0.0))
@@ -161,7 +161,7 @@ class ScriptedGraph:
         return np.float32(sum(float(feeds[spec.name].mean()) for spec in manifest.inputs))
 
     def _spread(self, effect: Array, feeds: Arrays) -> Array:
-        """Member outputs [len(effect), *output shape]: the signal plus the member's effect, different in every element."""
+        """Member outputs [len(effect), *output shape]: signal plus the member's effect, different in every element."""
         shape = self._engine.manifest.output.shape
         ramp = np.linspace(-1.0, 1.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         return np.multiply.outer(self._signal(feeds) + effect, ramp)

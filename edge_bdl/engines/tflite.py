@@ -1,9 +1,9 @@
 """TensorFlow Lite: ai-edge-litert, else its predecessor tflite-runtime.
 
-One interpreter holds all signatures of ``graph.tflite``. The packages' own signature runners resize, reallocate and copy
-every input on every call; here each signature's subgraph is allocated once, and member inputs are written only when
-they change. The subgraph index is not in the public interface of either package; both keep it under the same names,
-and the conformance tests run on both.
+One interpreter holds all signatures of ``graph.tflite``. The packages' own signature runners resize, reallocate and
+copy every input on every call; here each signature's subgraph is allocated once, and member inputs are written only
+when they change. The subgraph index is not in the public interface of either package; both keep it under the same
+names, and the conformance tests run on both.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TfliteEngine:
             self._signatures: dict[str, Any] = self._interpreter.get_signature_list()
         except Exception as error:
             if package == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:
-                remedy = "pip install 'edge-bdl[tflite-runtime]'"
-                raise EngineError(f"{self.version} needs numpy older than 2, this is {np.__version__}: {remedy}") from error
+                remedy = f"numpy older than 2, this is {np.__version__}: pip install 'edge-bdl[tflite-runtime]'"
+                raise EngineError(f"{self.version} needs {remedy}") from error
             raise failure(self.name, f"load {path.name}", error) from error
         self._graphs: dict[GraphName, TfliteGraph] = {}
 
@@ -66,7 +66,7 @@ class TfliteEngine:
         """See `Engine.graph`."""
         if name not in self._graphs:
             if name not in self._signatures:
-                raise EngineError(f"{self.name}: graph.tflite has no signature {name}, it has {sorted(self._signatures)}")
+                raise EngineError(f"tflite: graph.tflite has no signature {name}, it has {sorted(self._signatures)}")
             try:
                 self._graphs[name] = TfliteGraph(self._interpreter.get_signature_runner(name), name)
             except Exception as error:
@@ -107,11 +107,11 @@ class TfliteGraph:
         for name, array in constants.items():
             if self._specs.get(name) != (array.shape, array.dtype):
                 raise mismatch("tflite", self._name, name, array)
-        return Held({name: array.copy() for name, array in constants.items()})
+        return Held(self, {name: array.copy() for name, array in constants.items()})
 
     def run(self, inputs: Arrays, held: Held | None = None) -> dict[str, Array]:
         """See `Graph.run`."""
-        check_names("tflite", self._name, self._names, inputs, held)
+        check_names(self, "tflite", self._name, self._names, inputs, held)
         wrapper, subgraph = self._wrapper, self._subgraph
         try:
             if held is not self._resident:

@@ -392,6 +392,13 @@ def test_handing_back_too_early_asks_again_for_ten_seconds() -> None:
     assert robot.run(0.2, OVER_HANDOFF).level is Level.STOP
 
 
+def test_handing_back_counts_once_however_slow_the_ticks() -> None:
+    robot = human()
+    robot.tick(OVER_HANDOFF)
+    robot.now_s += 10.0
+    assert robot.tick(OVER_HANDOFF).level is Level.STOP
+
+
 def test_after_handing_back_five_good_frames_drive_again() -> None:
     robot = human()
     robot.run(3.0, GOOD, human_in_control=True)
@@ -420,6 +427,8 @@ def test_a_restart_comes_up_stopped_where_it_was_stopped_or_nobody_had_answered(
     robot = Robot(stopped=True)
     assert robot.run(20.0, GOOD).level is Level.STOP
     assert robot.tick(GOOD, acknowledged=True, standstill=True).level is Level.HOLD
+    # It drove before the restart, so that HOLD does not wait for ever.
+    assert robot.run(10.4).level is Level.STOP
 
 
 def test_reconfiguring_judges_by_the_new_thresholds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -90,20 +91,26 @@ def test_the_tracks_of_all_purposes_differ() -> None:
 def test_calibration_sets_are_disjoint_drives_in_sequence(quick: tuple[Path, CheckpointInfo]) -> None:
     recipe = open_recipe("carracing", quick=True)
     sets = recipe.calibration_sets(recipe.load(quick[0]))
-    assert (len(sets.selection), len(sets.calibration), len(sets.test)) == (40, 120, 40)
-    assert sets.calibration.episode.tolist() == [0] * 60 + [1] * 60
-    seen = [{frame.tobytes() for frame in part.frames[10:]} for part in (sets.selection, sets.calibration, sets.test)]
+    parts = (sets.selection, sets.calibration, sets.test)
+    assert all(len(part) > 20 for part in parts)
+    assert all(np.all(np.diff(part.episode) >= 0) for part in parts)
+    assert sets.period_s == pytest.approx(0.02)
+    seen = [{frame.tobytes() for frame in part.frames} for part in parts]
     for first, second in itertools.combinations(seen, 2):
         assert not first & second
-    # Neighbours in time look alike; the first frames of two episodes do not.
+    # Neighbours in time look alike; the last frame of an episode and the first of the next do not.
     steps = np.abs(np.diff(sets.calibration.frames.astype(float), axis=0)).mean(axis=(1, 2, 3))
-    assert steps[59] > 3.0 * np.median(steps)
+    borders = np.flatnonzero(np.diff(sets.calibration.episode))
+    assert len(borders) == recipe.config.calibration_drives[0] - 1
+    assert steps[borders].min() > 3.0 * np.median(steps)
 
 
 def test_the_shipped_checkpoint_is_the_recipes_own_and_drives_unseen_tracks() -> None:
     info = read_info(SHIPPED_CHECKPOINT)
     assert os.path.getsize(SHIPPED_CHECKPOINT) < 3_000_000
-    assert msgspec.convert(info.arguments, CarRacingConfig) == CarRacingConfig()
+    # It was trained as the recipe trains now; how many drives there are to calibrate on may have changed since.
+    drives = {"selection_drives": (1, 1), "calibration_drives": (1, 1), "test_drives": (1, 1)}
+    assert replace(msgspec.convert(info.arguments, CarRacingConfig), **drives) == replace(CarRacingConfig(), **drives)
     assert info.figures["drive_off_track_share"] < 0.02
     model = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
     _, figures = collect_closed_loop(

@@ -88,6 +88,7 @@ def collect_closed_loop(
     steps: int,
     target_speed: float,
     expert: Expert,
+    until_off_track: bool = False,
     advance: Advance = lambda: None,
 ) -> tuple[LabelledFrames, DrivingFigures]:
     """Lets ``steer`` drive alone; every frame is kept, in sequence, with what the expert would have done.
@@ -99,6 +100,7 @@ def collect_closed_loop(
         steps: steps an episode.
         target_speed: held throughout, in units a second.
         expert: labels the frames.
+        until_off_track: end an episode where the car leaves the road.
         advance: called after each step.
     """
     frames, labels, episodes, distances, speeds = [], [], [], [], []
@@ -113,6 +115,8 @@ def collect_closed_loop(
             distances.append(environment.distance_to_centre)
             speeds.append(car.speed)
             advance()
+            if until_off_track and environment.off_track:
+                break
     figures = DrivingFigures(
         steps=len(distances),
         off_track_share=float(np.mean(np.array(distances) > HALF_ROAD_UNITS)),

@@ -17,8 +17,8 @@ from edge_bdl_train.frames import CalibrationSets, LabelledFrames
 from edge_bdl_train.imitation import ImitationConfig, imitate, steps_of
 from edge_bdl_train.models import SmallCnn
 from edge_bdl_train.preprocess import Preprocess
-from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.base import Recipe, seeded, steer_with
+from edge_bdl_train.progress import Advance, Stage, silent
+from edge_bdl_train.recipes.base import Recipe, one_thread, seeded, steer_with
 
 SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "carracing.safetensors"
 
@@ -43,7 +43,8 @@ class CarRacingConfig:
         steering_noise: standard deviation of what is added to the expert's steering, half of the time.
         target_speed: speed of the network's own drives, in units a second.
         drive_steps: steps of each of the two drives that the checkpoint's figures are of.
-        selection_drives, calibration_drives, test_drives: number of drives and steps of each.
+        selection_drives: number of demonstrations to select on, and steps of each.
+        calibration_drives, test_drives: number of the network's own drives, and steps of each.
         dropout: rate of the three dropout layers.
         imitation: how to train.
     """
@@ -56,8 +57,8 @@ class CarRacingConfig:
     steering_noise: float = 0.3
     target_speed: float = 30.0
     drive_steps: int = 500
-    selection_drives: tuple[int, int] = (2, 400)
-    calibration_drives: tuple[int, int] = (4, 700)
+    selection_drives: tuple[int, int] = (10, 400)
+    calibration_drives: tuple[int, int] = (8, 500)
     test_drives: tuple[int, int] = (2, 400)
     dropout: float = 0.2
     imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(epochs=8))
@@ -84,7 +85,7 @@ class CarRacingRecipe(Recipe):
             validation_tracks=1,
             demonstration_steps=200,
             drive_steps=100,
-            selection_drives=(1, 40),
+            selection_drives=(2, 60),
             calibration_drives=(2, 60),
             test_drives=(1, 40),
             imitation=ImitationConfig(epochs=1),
@@ -101,21 +102,26 @@ class CarRacingRecipe(Recipe):
         tracks = (TRAIN_SEEDS[: config.train_tracks], VALIDATION_SEEDS[: config.validation_tracks])
         advance = stage("the expert drives", sum(map(len, tracks)) * config.demonstration_steps)
         train, validation = (
-            collect_demonstrations(
-                environment,
-                Expert(),
-                seeds=seeds,
-                steps=config.demonstration_steps,
-                keep_every=config.keep_every,
-                speeds=config.speeds,
-                noise=config.steering_noise,
-                rng=rng,
-                advance=advance,
-            )
-            for seeds in tracks
+            self._demonstrate(environment, seeds, config.demonstration_steps, rng, advance) for seeds in tracks
         )
         environment.close()
         return train, validation
+
+    def _demonstrate(
+        self, environment: DrivingEnvironment, seeds: range, steps: int, rng: np.random.Generator, advance: Advance
+    ) -> LabelledFrames:
+        config = self.config
+        return collect_demonstrations(
+            environment,
+            Expert(),
+            seeds=seeds,
+            steps=steps,
+            keep_every=config.keep_every,
+            speeds=config.speeds,
+            noise=config.steering_noise,
+            rng=rng,
+            advance=advance,
+        )
 
     def fit(self, model: nn.Module, seed: int, stage: Stage = silent) -> dict[str, float]:
         """Imitates the expert, then lets the network drive alone on tracks it has not seen."""
@@ -125,15 +131,16 @@ class CarRacingRecipe(Recipe):
         generator = torch.Generator().manual_seed(seed)
         figures = imitate(model, train, validation, config.imitation, generator=generator, advance=advance)
         environment = DrivingEnvironment()
-        _, drive = collect_closed_loop(
-            environment,
-            steer_with(model),
-            seeds=VALIDATION_SEEDS[-2:],
-            steps=config.drive_steps,
-            target_speed=config.target_speed,
-            expert=Expert(),
-            advance=stage("the network drives", 2 * config.drive_steps),
-        )
+        with one_thread():
+            _, drive = collect_closed_loop(
+                environment,
+                steer_with(model),
+                seeds=VALIDATION_SEEDS[-2:],
+                steps=config.drive_steps,
+                target_speed=config.target_speed,
+                expert=Expert(),
+                advance=stage("the network drives", 2 * config.drive_steps),
+            )
         environment.close()
         return {
             "train_frames": float(len(train)),
@@ -145,26 +152,35 @@ class CarRacingRecipe(Recipe):
         }
 
     def calibration_sets(self, model: nn.Module, stage: Stage = silent) -> CalibrationSets:
-        """The network's own drives in clear weather, on tracks of their own for each set."""
+        """Frames of clear weather, on tracks of their own for each set.
+
+        Selection sees demonstrations, the way back to the middle of the road included: all that the network should know.
+        The others are the network's own drives, as far as it kept to the road: beyond that nothing is nominal.
+        """
         config = self.config
         environment = DrivingEnvironment()
-        drives = (
-            (SELECTION_SEEDS, config.selection_drives),
-            (CALIBRATION_SEEDS, config.calibration_drives),
-            (TEST_SEEDS, config.test_drives),
+        sets = (config.selection_drives, config.calibration_drives, config.test_drives)
+        advance = stage("drives to calibrate on", sum(count * steps for count, steps in sets))
+
+        def own_drives(seeds: range, drives: tuple[int, int]) -> LabelledFrames:
+            with one_thread():
+                frames, _ = collect_closed_loop(
+                    environment,
+                    steer_with(model),
+                    seeds=seeds[: drives[0]],
+                    steps=drives[1],
+                    target_speed=config.target_speed,
+                    expert=Expert(),
+                    until_off_track=True,
+                    advance=advance,
+                )
+            return frames
+
+        count, steps = config.selection_drives
+        selection = self._demonstrate(
+            environment, SELECTION_SEEDS[:count], steps, np.random.default_rng(SELECTION_SEEDS.start), advance
         )
-        advance = stage("drives to calibrate on", sum(count * steps for _, (count, steps) in drives))
-        sets = [
-            collect_closed_loop(
-                environment,
-                steer_with(model),
-                seeds=seeds[:count],
-                steps=steps,
-                target_speed=config.target_speed,
-                expert=Expert(),
-                advance=advance,
-            )[0]
-            for seeds, (count, steps) in drives
-        ]
+        calibration = own_drives(CALIBRATION_SEEDS, config.calibration_drives)
+        test = own_drives(TEST_SEEDS, config.test_drives)
         environment.close()
-        return CalibrationSets(*sets, period_s=1.0 / STEPS_PER_SECOND)
+        return CalibrationSets(selection, calibration, test, period_s=1.0 / STEPS_PER_SECOND)

@@ -29,6 +29,7 @@ from edge_bdl_train.recipes.base import Recipe, seeded
 
 DATA_VARIABLE = "EDGE_BDL_RC_CAR"
 FRAME_SHAPE = (120, 160, 3)
+FRAME_PERIOD_S = 0.05
 _COLUMNS = ("file", "angle", "timestamp_ms", "kept")
 
 
@@ -50,7 +51,7 @@ class RcCarConfig:
     episode_gap_s: float = 1.0
     use_every: int = 1
     dropout: float = 0.2
-    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(epochs=6))
+    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(epochs=5, beta=1.0, mirror=False))
 
     def __post_init__(self) -> None:
         """Checks that the shares make one whole."""
@@ -109,7 +110,7 @@ class RcCarRecipe(Recipe):
     def calibration_sets(self, model: nn.Module, stage: Stage = silent) -> CalibrationSets:
         """The three later stretches of the drive; ``model`` has no part in how they were recorded."""
         _, selection, calibration, test = self.blocks()
-        return CalibrationSets(selection, calibration, test)
+        return CalibrationSets(selection, calibration, test, period_s=self.config.use_every * FRAME_PERIOD_S)
 
     def _folder(self) -> Path:
         folder = self.data or os.environ.get(DATA_VARIABLE)
