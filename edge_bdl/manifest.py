@@ -293,6 +293,24 @@ class Fidelity(_Part, frozen=True, kw_only=True):
     epistemic_spearman: float
 
 
+class Figures(_Part, frozen=True, kw_only=True):
+    """What the bundle does on frames that nothing was fitted on, by number of samples.
+
+    Attributes:
+        frames: How many.
+        error: Mean absolute error, or share of wrong classes; empty without labels.
+        coverage: Share of targets inside the 90 % interval (regression); empty without labels.
+        held_back: Share of frames of nominal episodes on which the policy held the robot back; empty without episodes.
+        handed_over: Of these episodes, how many ended in HANDOFF or STOP.
+    """
+
+    frames: int
+    error: dict[int, float] = {}
+    coverage: dict[int, float] = {}
+    held_back: dict[int, float] = {}
+    handed_over: dict[int, int] = {}
+
+
 class Provenance(_Part, frozen=True, kw_only=True):
     """Where a bundle comes from: UTC time of export (ISO 8601), versions of what made it, class of the model."""
 
@@ -320,6 +338,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
         policy: Scores, thresholds, times.
         calibration: Temperature and interval scale.
         fidelity: How close the prefixes come to the full posterior.
+        figures: What it does on frames that nothing was fitted on.
         flops: Of one deterministic pass.
         parity: The proof.
         warnings: What the exporter wants a person to know.
@@ -340,6 +359,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     policy: PolicySpec = PolicySpec()
     calibration: Calibration = Calibration()
     fidelity: tuple[Fidelity, ...] = ()
+    figures: Figures | None = None
     flops: Flops
     parity: tuple[ParityCheck, ...] = ()
     warnings: tuple[str, ...] = ()

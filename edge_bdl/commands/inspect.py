@@ -8,7 +8,7 @@ from typing import Any
 from edge_bdl.bundle import Bundle
 from edge_bdl.commands.arguments import Parser, open_bundle
 from edge_bdl.commands.output import columns, print_json
-from edge_bdl.manifest import TensorSpec
+from edge_bdl.manifest import Manifest, TensorSpec
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -60,6 +60,7 @@ def _text(bundle: Bundle) -> str:
         ("engines", ", ".join(manifest.engines)),
         ("shared work", f"{manifest.flops.deterministic_share:.1%} of {manifest.flops.total:,} multiply-accumulates"),
         ("thresholds", f"{scores or 'none: a policy will hold'} ({manifest.policy.source or 'uncalibrated'})"),
+        ("unseen frames", _figures(manifest)),
         ("proof", f"{len(manifest.parity) - len(failed)} of {len(manifest.parity)} checks passed at export"),
         ("size", f"{sum(entry.bytes for entry in manifest.files.values()):,} bytes in {len(manifest.files)} files"),
         ("made", f"{provenance.created_utc} from {provenance.model_class}"),
@@ -68,6 +69,20 @@ def _text(bundle: Bundle) -> str:
     lines += [f"  failed at export: {check.check} under {check.engine}" for check in failed]
     lines += [f"  warning: {warning}" for warning in manifest.warnings]
     return "\n".join(lines)
+
+
+def _figures(manifest: Manifest) -> str:
+    """What the whole bank did on frames that nothing was fitted on."""
+    figures, samples = manifest.figures, manifest.bank.members
+    if figures is None:
+        return "none"
+    parts = [f"{figures.frames} of them"]
+    for name, by_samples in (("error", figures.error), ("90 % interval covers", figures.coverage)):
+        if samples in by_samples:
+            parts.append(f"{name} {by_samples[samples]:.3g}")
+    if samples in figures.held_back:
+        parts.append(f"held back on {figures.held_back[samples]:.1%}, {figures.handed_over[samples]} handed over")
+    return ", ".join(parts)
 
 
 def _tensor(spec: TensorSpec) -> str:

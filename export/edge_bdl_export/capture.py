@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from edge_bdl.errors import ExportError, UnsupportedModelError
+from edge_bdl.errors import EdgeBdlError, ExportError, UnsupportedModelError
 from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
 from edge_bdl_export.quiet import quiet
 
@@ -112,13 +111,13 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], deterministic: Sequen
     _check_names(model, deterministic)
     marked, names, originals = _mark(model, deterministic)
     training = set_training(copy.deepcopy(marked), deterministic)
-    program = _program(marked.eval(), example)
+    _check_example(marked.eval(), example)
+    program = _program(marked, example)
     for graph in (_program(training, example).graph_module, program.graph_module):
         _refuse_random_operations(graph)
     for mode in (training, marked):
         _refuse_random_passes(mode, example)
-    # Attention in its plain form: the fused operator cannot be batched over members.
-    with quiet(), sdpa_kernel(SDPBackend.MATH):
+    with quiet():
         program = program.run_decompositions({})
     _refuse_branches(program.graph_module)
     return _read(program, names, originals)
@@ -164,6 +163,24 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
     return replacements.get(model, model)
 
 
+def _check_example(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    try:
+        _seeded_pass(model, example, seed=0)
+    except EdgeBdlError:
+        raise
+    except Exception as error:  # whatever the model raises
+        given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example) or "nothing"
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run on the example input, {given} ({_first_line(error)}); give one of the shape "
+            "and dtype that its forward takes"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _check_names(model: nn.Module, deterministic: Sequence[str]) -> None:
     known = {name for name, _ in model.named_modules(remove_duplicate=False)}
     for name in deterministic:
@@ -185,10 +202,10 @@ def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.Expo
         with torch.no_grad(), plain_attention(), quiet():
             return torch.export.export(model, example, strict=False)
     except Exception as error:  # torch.export raises whatever the model or the tracer does
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = _first_line(error)
         raise UnsupportedModelError(
-            f"torch.export cannot capture {type(model).__name__} ({first_line}); run the model once on the example input, "
-            "and replace data-dependent Python control flow by tensor operations"
+            f"torch.export cannot capture {type(model).__name__} ({first_line}); replace data-dependent Python control flow "
+            "by tensor operations"
         ) from error
 
 

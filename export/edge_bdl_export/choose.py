@@ -12,32 +12,28 @@ from numpy.typing import NDArray
 
 from edge_bdl import sampling
 from edge_bdl.errors import ExportError
-from edge_bdl.manifest import Bank, Fidelity, Selection, Task
-from edge_bdl_export import members, selection
+from edge_bdl.manifest import Bank, Fidelity, Selection
+from edge_bdl_export import members
+from edge_bdl_export.fidelity import Reading, mean_statistics, measure
 from edge_bdl_export.forms.posterior import Posterior
 from edge_bdl_export.frames import FIGURES, SELECTION, CalibrationFrames
 from edge_bdl_export.graphs import Network
 from edge_bdl_export.proof.subject import tensors
+from edge_bdl_export.selection import Keep, Target, select
 
+# Members that stand for the full posterior, and where in the counter-based stream they come from: never what a runtime
+# draws, and other ones to select towards than to measure against.
 POOL = 256
-# Where in the counter-based stream the candidates and the reference come from: never what a runtime draws.
-_CANDIDATES, _REFERENCE = 1 << 32, 1 << 33
-# Frames that selection and fidelity look at, fewer where the head is large: the pools run on every one of them.
-_FRAMES = 400
-_HEAD_WORK = 400_000_000_000
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a network's output is read.
-
-    Attributes:
-        task: Of the manifest.
-        class_axis: Of one output, for classification.
-    """
-
-    task: Task
-    class_axis: int | None
+_TO_SELECT, _TO_MEASURE = 1 << 32, 1 << 33
+# What selecting and measuring may take: multiply-accumulates in the head, and frames where the head is small.
+_WORK = 400_000_000_000
+_FRAMES = (64, 1000)
+# Moving one number costs about as much as this many multiply-accumulates.
+_NUMBER = 64
+_BACKWARD = 3
+_STEPS, _BATCH = (100, 300), (8, 64)
+# With fewer frames to select on, balanced members are as good on frames that selection did not see.
+_ENOUGH = 40
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def choose(
 
     Args:
         posterior: Masks are drawn, weights are taken as given.
-        network: Runs candidates.
+        network: Runs members.
         frames: For selection and fidelity.
         reading: How outputs are read.
         how: ``iid``, ``balanced`` or ``selected``.
@@ -83,22 +79,35 @@ def choose(
         head_work: Multiply-accumulates of one member's head.
 
     Raises:
-        ExportError: ``selected`` without frames, or fewer than 2 samples.
+        ExportError: ``selected`` without enough frames or without gradients, or fewer than 2 samples.
     """
     if posterior.weights is not None:
         return _given(posterior.weights, posterior, chunk, seed)
     if samples < 2:
         raise ExportError(f"samples must be at least 2, got {samples}: one member knows nothing of its uncertainty")
-    if how == "selected" and frames is None:
-        raise ExportError("selection='selected' needs calibration frames; give some, or use selection='balanced'")
+    if how == "selected":
+        _check_enough(frames)
     bank = Bank(members=samples, chunk=min(chunk, samples), selection=how, seed=seed, inputs=posterior.inputs)
-    limit = int(np.clip(_HEAD_WORK // max(1, head_work * POOL), 32, _FRAMES))
-    keep = _draw(bank, network, frames, reading, limit)
+    work = max(head_work, _NUMBER * _numbers(network, bank))
+    limit = _within(_WORK // (work * POOL), _FRAMES)
+    keep = _draw(bank, network, frames, reading, work, limit)
     chosen = Chosen(bank=bank, stored=sampling.pack(keep), inputs=sampling.masks(bank, keep))
     if frames is None:
         return chosen
-    fidelity = _fidelity(chosen, network, frames.part(FIGURES).thinned(limit), reading)
+    unseen = frames.part(FIGURES).thinned(limit)
+    fidelity = measure(network, unseen, chosen.inputs, _posterior(bank, _TO_MEASURE), reading)
     return Chosen(bank=bank, stored=chosen.stored, inputs=chosen.inputs, fidelity=fidelity)
+
+
+def _check_enough(frames: CalibrationFrames | None) -> None:
+    if frames is None:
+        raise ExportError("selection='selected' needs calibration frames; give some, or use selection='balanced'")
+    seen = len(frames.part(SELECTION))
+    if seen < _ENOUGH:
+        raise ExportError(
+            f"selection='selected' needs at least {_ENOUGH} calibration frames to select on, got {seen} of "
+            f"{len(frames)}; give hundreds in all, or use selection='balanced'"
+        )
 
 
 def _given(weights: Mapping[str, NDArray[np.float32]], posterior: Posterior, chunk: int, seed: int) -> Chosen:
@@ -108,52 +117,42 @@ def _given(weights: Mapping[str, NDArray[np.float32]], posterior: Posterior, chu
 
 
 def _draw(
-    bank: Bank, network: Network, frames: CalibrationFrames | None, reading: Reading, limit: int
-) -> dict[str, NDArray[np.bool_]]:
+    bank: Bank, network: Network, frames: CalibrationFrames | None, reading: Reading, work: int, limit: int
+) -> Keep:
     if bank.selection == "iid":
         return sampling.draw_keep(bank, 0, bank.members)
+    drawn = members.balanced(bank.inputs, bank.members, np.random.Generator(np.random.Philox(bank.seed)))
     if bank.selection == "balanced":
-        return members.balanced(bank.inputs, bank.members, np.random.Generator(np.random.Philox(bank.seed)))
+        return drawn
     assert frames is not None
-    seen = frames.part(SELECTION).thinned(limit)
-    keep = sampling.draw_keep(bank, _CANDIDATES, POOL)
-    candidates = pool_statistics(network, seen, sampling.masks(bank, keep), reading)
-    reference = _reference(bank, network, seen, reading)
-    order = selection.greedy(candidates, reference, bank.members, reading.task)
-    return {name: rows[order] for name, rows in keep.items()}
+    target = _target(network, frames.part(SELECTION).thinned(limit), _posterior(bank, _TO_SELECT), reading)
+    visits = _WORK // (_BACKWARD * bank.members * work)
+    steps = _within(visits // _BATCH[0], _STEPS)
+    batch = _within(visits // steps, _BATCH)
+    return select(drawn, bank.inputs, network.axis, target, steps=steps, batch=batch, seed=bank.seed)
 
 
-def _reference(bank: Bank, network: Network, frames: CalibrationFrames, reading: Reading) -> NDArray[np.float64]:
-    keep = sampling.draw_keep(bank, _REFERENCE, POOL)
-    return pool_statistics(network, frames, sampling.masks(bank, keep), reading).mean(0)
+def _posterior(bank: Bank, first: int) -> dict[str, NDArray[np.float32]]:
+    return sampling.masks(bank, sampling.draw_keep(bank, first, POOL))
 
 
-def pool_statistics(
-    network: Network, frames: CalibrationFrames, pool: Mapping[str, NDArray[np.float32]], reading: Reading
-) -> NDArray[np.float64]:
-    """Statistics [M, m, K] of M members on all frames: one pass of the trunk and M of the head per frame."""
-    values = [torch.from_numpy(value) for value in pool.values()]
-    outputs = [network.members(network.trunk(tensors(frame))[0], values).numpy() for frame in frames]
-    return selection.statistics(np.stack(outputs, axis=1), reading.task, reading.class_axis)
+def _target(
+    network: Network, frames: CalibrationFrames, posterior: Mapping[str, NDArray[np.float32]], reading: Reading
+) -> Target:
+    boundaries = [network.trunk(tensors(frame))[0] for frame in frames]
+    return Target(
+        boundary=[torch.stack(values) for values in zip(*boundaries, strict=True)],
+        reference=mean_statistics(network, frames, posterior, reading),
+        reading=reading,
+    )
 
 
-def _fidelity(
-    chosen: Chosen, network: Network, frames: CalibrationFrames, reading: Reading
-) -> tuple[Fidelity, ...]:
-    bank = chosen.bank
-    own = pool_statistics(network, frames, chosen.inputs, reading)
-    reference = _reference(bank, network, frames, reading)
-    rows = []
-    for count in range(2, bank.members + 1):
-        mean = own[:count].mean(0)
-        rows.append(
-            Fidelity(
-                samples=count,
-                reference_members=POOL,
-                kl=float(selection.divergence(reference, mean, reading.task).mean()),
-                epistemic_spearman=selection.rank_correlation(
-                    selection.epistemic(mean, reading.task), selection.epistemic(reference, reading.task)
-                ),
-            )
-        )
-    return tuple(rows)
+def _numbers(network: Network, bank: Bank) -> int:
+    """Numbers that one member's head reads and writes at its ends."""
+    output = network.members(network.boundary, [torch.zeros(1, *item.shape) for item in bank.inputs])
+    masks = sum(int(np.prod(item.shape)) for item in bank.inputs)
+    return masks + output.numel() + sum(values.numel() for values in network.boundary)
+
+
+def _within(value: int, bounds: tuple[int, int]) -> int:
+    return max(bounds[0], min(value, bounds[1]))

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,19 +67,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _model(factory: str, weights: Path | None) -> nn.Module:
     module_name, _, name = factory.partition(":")
-    if not name:
+    if not module_name or not name:
         raise InputError(f"{factory!r} is not MODULE:FACTORY; for example mypackage.nets:build")
     if "" not in sys.path:
         sys.path.insert(0, "")  # the caller's own modules, as with python -m
     try:
-        built = getattr(importlib.import_module(module_name), name)()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{factory} cannot be found ({error}); run from where {module_name} can be imported") from error
+        factory_function = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # importing runs the caller's code
+        raise InputError(
+            f"{factory} cannot be imported ({_said(error)}); run from where {module_name} can be imported"
+        ) from error
+    try:
+        built = factory_function()
+    except Exception as error:  # so does building
+        raise InputError(f"{factory}() failed ({_said(error)}); it must build the model without arguments") from error
     if not isinstance(built, nn.Module):
         raise InputError(f"{factory}() gave a {type(built).__name__}; it must return a torch.nn.Module")
     if weights is not None:
         _load(built, weights)
     return built
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _load(model: nn.Module, path: Path) -> None:
@@ -93,8 +104,10 @@ def _load(model: nn.Module, path: Path) -> None:
 
 def _example(path: Path) -> NDArray[np.generic]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        # numpy leaves a file open that it cannot read, but not one that it was given open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path} is not an .npy file ({error}); write it with np.save") from error
     if not isinstance(loaded, np.ndarray):
         raise InputError(f"{path} is an archive; --example takes one array in an .npy file")

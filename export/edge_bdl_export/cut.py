@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from edge_bdl.errors import UnsupportedModelError
 from edge_bdl_export.batchable import batchable
 from edge_bdl_export.capture import Capture
+from edge_bdl_export.fold import fold_norms
 
 # How a stochastic node is written into a graph that is being built: (graph, its rewritten arguments, its member input).
 Rewrite = Callable[[fx.Graph, tuple[fx.Node, ...], fx.Node], fx.Node]
@@ -61,6 +62,7 @@ def cut(captured: Capture, stochastic: Sequence[Stochastic]) -> Cut:
     Raises:
         UnsupportedModelError: The output depends on no stochastic node.
     """
+    captured = fold_norms(captured, {item.node for item in stochastic})
     graph = captured.graph
     after = _downstream(graph, {item.node for item in stochastic})
     if captured.output not in after:
@@ -146,7 +148,7 @@ def _module(
         elif node in sites:
             written[node] = written[node.args[0]]  # type: ignore[index]
         elif node in captured.state:
-            written[node] = graph.get_attr(_hold(root, captured.parameters[node], captured.state[node]))
+            written[node] = graph.get_attr(_hold(root, node.name, captured.state[node]))
         else:
             written[node] = graph.node_copy(node, lambda source: written[source])
     # An input that is also an output would have one name for two tensors.
@@ -159,7 +161,7 @@ def _module(
 
 
 def _hold(root: nn.Module, name: str, value: Tensor) -> str:
-    attribute = "held_" + "".join(letter if letter.isalnum() else "_" for letter in name)
+    attribute = f"held_{name}"
     if not hasattr(root, attribute):
         root.register_buffer(attribute, value)
     return attribute

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_bdl import sampling
 from edge_bdl.bundle import write_bundle
 from edge_bdl.engines import open_engine
-from edge_bdl.errors import ExportError, ProofError
+from edge_bdl.errors import ExportError, ProofError, require
 from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Flops, Manifest, Provenance, Selection, Task, TensorSpec
 from edge_bdl_export import scoring
-from edge_bdl_export.capture import capture
+from edge_bdl_export.capture import Capture, capture
 from edge_bdl_export.choose import Chosen, Reading, choose
 from edge_bdl_export.cut import cut
 from edge_bdl_export.density import MINIMUM_FRAMES, FeatureDensity, pool
@@ -33,16 +33,23 @@ from edge_bdl_export.frames import FIGURES, SELECTION, THRESHOLDS, CalibrationFr
 from edge_bdl_export.graphs import Network
 from edge_bdl_export.proof import proof
 from edge_bdl_export.proof.subject import Arrays, Subject, tensors
+from edge_bdl_export.quiet import quiet
 from edge_bdl_export.write_onnx import write_onnx
 from edge_bdl_export.write_tflite import write_tflite
 
 _WRITERS = {"onnx": write_onnx, "tflite": write_tflite}
 _ENGINES = {"onnx": "onnxruntime", "tflite": "tflite"}
+# What writes and proves each format, and the extra that installs it: asked for before any work is done.
+_NEEDS = {
+    "onnx": (("onnx", "onnxscript", "onnxruntime"), "export"),
+    "tflite": (("litert_torch", "ai_edge_litert"), "export-tflite"),
+}
 # Members per call of the head graph: what anytime sampling adds at a time.
 _CHUNK = 4
 _GOLDEN_FRAMES = 3
 _DENSITY_FRAMES = 2000
 _SHALLOW_TRUNK = 0.5
+_FRAME_DTYPES = (torch.float32, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float64, torch.float16, torch.bool)
 
 Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
@@ -97,10 +104,14 @@ def export(
         MissingExtraError: A format's converter is not installed.
     """
     out = Path(out)
+    _check_arguments(task, selection, seed)
     engines = _engines(formats)
     model = copy.deepcopy(model).cpu().eval()
     example = _example(example_input)
+    _check_dtypes(example, formats)
     captured = capture(model, example, deterministic)
+    reading = Reading(task, class_axis if task == "classification" else None)
+    output = _output(captured, reading)
     if members is None:
         posterior = mask_bank.posterior(model, captured, deterministic)
     else:
@@ -110,7 +121,6 @@ def export(
     inputs = tuple(map(_spec, network.input_names, example))
     frames = None if calibration is None else read_frames(calibration, inputs)
     flops = _flops(network)
-    reading = Reading(task, class_axis if task == "classification" else None)
     chosen = choose(
         posterior, network, frames, reading,
         how=selection, samples=samples, chunk=_CHUNK, seed=seed, head_work=flops.total - flops.deterministic,
@@ -121,7 +131,7 @@ def export(
         form=posterior.form,
         task=task,
         inputs=inputs,
-        outputs=_outputs(network, chosen, density),
+        outputs=(output,) if density is None else (output, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32")),
         boundary=tuple(map(_spec, network.boundary_names, network.boundary)),
         class_axis=reading.class_axis,
         engines=engines,
@@ -131,12 +141,11 @@ def export(
         warnings=_warnings(network, flops, frames),
         provenance=_provenance(model, engines, seed),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as staging:
+    with tempfile.TemporaryDirectory(prefix="edge-bdl-") as staging:
         staged = Path(staging)
         _write(network, chosen, density, formats, staged)
         if frames is not None:
-            manifest = _calibrate(manifest, chosen, frames.part(THRESHOLDS), staged)
+            manifest = _calibrate(manifest, chosen, frames, staged)
         subject = Subject(
             manifest=manifest,
             members=chosen.inputs,
@@ -153,32 +162,67 @@ def export(
         return write_bundle(out, manifest, staged)
 
 
+def _check_arguments(task: str, selection: str, seed: int) -> None:
+    for what, value, known in (("task", task, get_args(Task)), ("selection", selection, ("iid", "balanced", "selected"))):
+        if value not in known:
+            raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
+    if not 0 <= seed < 2**64:
+        raise ExportError(f"seed must be at least 0 and fit 64 bits, got {seed}")
+
+
 def _engines(formats: Sequence[str]) -> tuple[str, ...]:
-    unknown = set(formats) - set(_ENGINES)
-    if unknown or not formats:
-        raise ExportError(f"formats are {', '.join(_ENGINES)}; got {', '.join(formats) or 'none'}")
+    if isinstance(formats, str) or not formats or not set(formats) <= set(_ENGINES):
+        raise ExportError(f"formats are one or more of {', '.join(_ENGINES)}; got {formats!r}")
+    for kind in formats:
+        modules, extra = _NEEDS[kind]
+        for module in modules:
+            with quiet():
+                require(module, extra, f"to export {kind}")
     return tuple(engine for kind, engine in _ENGINES.items() if kind in formats)
 
 
 def _example(given: Inputs) -> tuple[Tensor, ...]:
     parts = given if isinstance(given, (list, tuple)) else (given,)
-    example = tuple(torch.as_tensor(part).detach().cpu().contiguous() for part in parts)
+    try:
+        example = tuple(torch.as_tensor(part).detach().cpu().contiguous() for part in parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExportError(f"the example input is not numbers that torch knows ({error}); give arrays or tensors") from error
     for tensor in example:
+        if not tensor.numel():
+            raise ExportError(f"the example input has shape {tuple(tensor.shape)}, which is empty; give a real frame")
+        if tensor.dtype not in _FRAME_DTYPES:
+            raise ExportError(f"the example input is {tensor.dtype}; frames are {', '.join(map(str, _FRAME_DTYPES))}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ExportError("the example input holds NaN or infinity; give a real frame")
     return example
+
+
+def _check_dtypes(example: Sequence[Tensor], formats: Sequence[str]) -> None:
+    """TFLite's converter narrows 64-bit inputs without a word, and a bundle has one dtype for all engines."""
+    for tensor in example:
+        if "tflite" in formats and tensor.dtype in (torch.int64, torch.float64):
+            narrow = str(tensor.dtype).replace("64", "32")
+            raise ExportError(
+                f"TFLite takes no {tensor.dtype} input; give the example as {narrow} (the model may cast it), or export with "
+                "formats=('onnx',)"
+            )
 
 
 def _spec(name: str, tensor: Tensor) -> TensorSpec:
     return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
-def _outputs(network: Network, chosen: Chosen, density: FeatureDensity | None) -> tuple[TensorSpec, ...]:
-    one = network.members(network.boundary, [torch.from_numpy(value[:1]) for value in chosen.inputs.values()])[0]
-    if one.dtype != torch.float32:
-        raise ExportError(f"the model's output is {one.dtype}; a bundle's output is float32")
-    outputs = (_spec(MEMBERS_OUTPUT, one),)
-    return outputs if density is None else (*outputs, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32"))
+def _output(captured: Capture, reading: Reading) -> TensorSpec:
+    output = _spec(MEMBERS_OUTPUT, captured.output.meta["val"])
+    if output.dtype != "float32":
+        raise ExportError(f"the model's output is {output.dtype}; a bundle's output is float32")
+    if reading.task == "heteroscedastic" and (not output.shape or output.shape[-1] % 2):
+        raise ExportError(
+            f"a heteroscedastic output holds as many log-variances as means in its last axis, got shape {output.shape}"
+        )
+    if reading.class_axis is not None and not 0 <= reading.class_axis < len(output.shape):
+        raise ExportError(f"class_axis {reading.class_axis} is no axis of the model's output, whose shape is {output.shape}")
+    return output
 
 
 def _flops(network: Network) -> Flops:
@@ -234,7 +278,15 @@ def _write(
 
 def _calibrate(manifest: Manifest, chosen: Chosen, frames: CalibrationFrames, staged: Path) -> Manifest:
     engine = open_engine(manifest.engines[0], staged, manifest)
-    return scoring.calibrated(manifest, scoring.score(manifest, engine, chosen.inputs, chosen.stored, frames), frames)
+
+    def scored(part: CalibrationFrames) -> scoring.Scored:
+        return scoring.score(manifest, engine, chosen.inputs, chosen.stored, part)
+
+    fitted_on, reported_on = frames.part(THRESHOLDS), frames.part(FIGURES)
+    calibrated = scoring.calibrated(manifest, scored(fitted_on), fitted_on)
+    return msgspec.structs.replace(
+        calibrated, figures=scoring.figures(calibrated, scored(reported_on), reported_on)
+    )
 
 
 def _proof_frames(network: Network, frames: CalibrationFrames | None, seed: int) -> list[Arrays]:
@@ -254,7 +306,10 @@ def _variation(value: NDArray[Any], generator: np.random.Generator) -> NDArray[A
 
 def _prove(subject: Subject, staged: Path, seed: int) -> tuple[Any, ...]:
     if not (np.ptp(subject.expected, axis=1) > 0.0).any():
-        raise ProofError("all members give the same output in torch itself, so there is no uncertainty to export")
+        raise ProofError(
+            f"all {subject.manifest.bank.members} members give the same output in torch itself: the rates are too small for so "
+            "few samples, or the example input is not like a real frame (give one, or calibration frames)"
+        )
     checks = proof.prove(subject, staged, subject.manifest.engines, seed)
     proof.insist(checks)
     return tuple(checks)

@@ -10,17 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from edge_bdl_train.frames import CalibrationSets
 from numpy.typing import NDArray
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import TensorSpec
-from edge_bdl_train.frames import CalibrationSets
 
 SELECTION, THRESHOLDS, FIGURES = 0, 1, 2
 _SHARES = (0.4, 0.8)
-_MINIMUM = 6
+# Thresholds are fitted on two fifths of them, and need ten.
+_MINIMUM = 25
+_COLUMNS = {"inputs", "labels", "episodes", "split", "period_s"}
 
 Array = NDArray[Any]
 
@@ -82,6 +85,8 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
         ExportError: A shape, a dtype, a length or a value does not fit; what was expected is named.
     """
     table = _table(calibration)
+    for name in sorted(table.keys() - _COLUMNS - {spec.name for spec in specs}):
+        raise ExportError(f"calibration: {name!r} is not known; it may hold {sorted(_COLUMNS)} or the names of the inputs")
     inputs = {spec.name: _input(table, spec, only=len(specs) == 1) for spec in specs}
     count = len(next(iter(inputs.values())))
     for name, values in inputs.items():
@@ -91,24 +96,25 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
         raise ExportError(f"calibration: {count} frames cannot be split three ways; give hundreds, at least {_MINIMUM}")
     episodes = _column(table, "episodes", count)
     split = _column(table, "split", count)
-    labels = table.get("labels")
-    if labels is not None and len(labels) != count:
-        raise ExportError(f"calibration: {len(labels)} labels for {count} frames; give one per frame")
     return CalibrationFrames(
         inputs=inputs,
         split=_blocks(count, episodes) if split is None else _known_parts(split),
-        labels=None if labels is None else np.asarray(labels),
+        labels=_labels(table, count),
         episodes=episodes,
-        period_s=float(table.get("period_s", 0.05)),
+        period_s=_period(table),
     )
 
 
 def _table(calibration: Any) -> Mapping[str, Any]:
     if isinstance(calibration, (str, Path)):
         try:
-            with np.load(calibration, allow_pickle=False) as archive:
+            # numpy leaves a file open that it cannot read, but not one that it was given open.
+            with open(calibration, "rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise ValueError("it holds one array without a name")
                 return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, EOFError, BadZipFile) as error:
             raise ExportError(f"calibration: {calibration} is not an .npz file ({error}); write it with np.savez") from error
     if isinstance(calibration, CalibrationSets):
         return _recipe_table(calibration)
@@ -151,6 +157,25 @@ def _column(table: Mapping[str, Any], name: str, count: int) -> NDArray[np.int64
     if values.shape != (count,) or values.dtype.kind not in "iu":
         raise ExportError(f"calibration: {name!r} must be {count} integers, got {values.dtype} of shape {values.shape}")
     return values.astype(np.int64)
+
+
+def _labels(table: Mapping[str, Any], count: int) -> Array | None:
+    if table.get("labels") is None:
+        return None
+    values = np.asarray(table["labels"])
+    if values.shape[:1] != (count,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise ExportError(
+            f"calibration: 'labels' must be one finite number or array per frame, {count} in all, got {values.dtype} of "
+            f"shape {values.shape}"
+        )
+    return values
+
+
+def _period(table: Mapping[str, Any]) -> float:
+    values = np.asarray(table.get("period_s", 0.05))
+    if values.size != 1 or values.dtype.kind not in "iuf" or not 0.0 < float(values.item()) < np.inf:
+        raise ExportError(f"calibration: 'period_s' must be one positive number of seconds, got {values}")
+    return float(values.item())
 
 
 def _known_parts(split: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTP
 from edge_bdl_export.cut import Cut, MemberAxis, member_axis
 from edge_bdl_export.density import FeatureDensity
 
-_RESERVED = {DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT}
+# What an input of the model cannot be called, because the graphs call something else so.
+_RESERVED = re.compile(rf"{DENSITY_OUTPUT}|{DETERMINISTIC_OUTPUT}|{MEMBERS_OUTPUT}|(boundary|mask|weight)_\d+")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class Network:
     ) -> None:
         self.parts = parts
         self.frame = frame
-        self.input_names = tuple(f"{name}_in" if name in _RESERVED else name for name in input_names)
+        self.input_names = tuple(f"{name}_in" if _RESERVED.fullmatch(name) else name for name in input_names)
         self.member_names = tuple(item.name for item in inputs)
         self.boundary_names = tuple(f"boundary_{i}" for i in range(len(parts.boundary)))
         self.boundary, self.features = self.trunk(frame)
-        probe = [torch.rand(2, *item.shape) for item in inputs]
+        generator = torch.Generator().manual_seed(0)
+        probe = [torch.rand(2, *item.shape, generator=generator) for item in inputs]
         self.axis: MemberAxis = member_axis(parts.head, self.boundary, probe)
 
     def trunk(self, frame: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bdl.calibration import fitted_at, interval_half_width
 from edge_bdl.engines.base import Engine
 from edge_bdl.errors import ExportError
-from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Manifest
+from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Figures, Manifest
 from edge_bdl.sampling import Members
 from edge_bdl.uncertainty import Uncertainty, decompose
-from edge_bdl_export import calibrate
+from edge_bdl_export import calibrate, thresholds
 from edge_bdl_export.frames import CalibrationFrames
 
 Array = NDArray[Any]
@@ -68,7 +69,7 @@ def score(
     return Scored(
         uncertainty={
             samples: _over_frames(manifest, outputs[:, :samples], weights.weights(samples))
-            for samples in calibrate.calibrated_counts(manifest.bank)
+            for samples in thresholds.calibrated_counts(manifest.bank)
         },
         density=np.concatenate([run[DENSITY_OUTPUT] for run in runs]).astype(np.float64) if manifest.has_density else None,
     )
@@ -86,7 +87,7 @@ def _over_frames(manifest: Manifest, outputs: Array, weights: NDArray[np.float64
 def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Manifest:
     """The manifest with thresholds, and with temperature, interval scale and speed curves where there are labels."""
     scores = scored.scores()
-    fit = calibrate.fit_thresholds(scores, frame_period_s=frames.period_s, episodes=frames.episodes)
+    fit = thresholds.fit_thresholds(scores, frame_period_s=frames.period_s, episodes=frames.episodes)
     policy = fit.policy
     calibration = Calibration()
     if frames.labels is not None and len(frames) >= _MINIMUM_LABELS:
@@ -96,6 +97,36 @@ def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) ->
     return msgspec.structs.replace(
         manifest, policy=policy, calibration=calibration, warnings=(*manifest.warnings, *fit.warnings)
     )
+
+
+def figures(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Figures:
+    """What a calibrated manifest does on frames that nothing was fitted on."""
+    error: dict[int, float] = {}
+    coverage: dict[int, float] = {}
+    if frames.labels is not None:
+        for samples, parts in scored.uncertainty.items():
+            if manifest.task == "classification":
+                error[samples] = _wrong(manifest, parts, frames.labels)
+            else:
+                miss = np.abs(_targets(parts, frames.labels) - parts.mean)
+                scale = fitted_at(manifest.calibration.interval_scale, samples) or 1.0
+                error[samples] = float(miss.mean())
+                coverage[samples] = float((miss <= interval_half_width(parts.total, scale)).mean())
+    held_back: dict[int, float] = {}
+    handed_over: dict[int, int] = {}
+    if frames.episodes is not None:
+        held_back, handed_over = thresholds.replay(
+            manifest.policy, scored.scores(), frames.episodes, frames.period_s
+        )
+    return Figures(
+        frames=len(frames), error=error, coverage=coverage, held_back=held_back, handed_over=handed_over
+    )
+
+
+def _wrong(manifest: Manifest, parts: Uncertainty, labels: Array) -> float:
+    assert manifest.class_axis is not None
+    axis = manifest.class_axis + 1
+    return float((parts.mean.argmax(axis) != _classes(parts, labels, axis)).mean())
 
 
 def _labelled(manifest: Manifest, scored: Scored, labels: Array) -> Calibration:
@@ -130,6 +161,9 @@ def _errors(manifest: Manifest, parts: Uncertainty, labels: Array) -> NDArray[np
 
 def _classes(parts: Uncertainty, labels: Array, axis: int) -> Array:
     shape = tuple(extent for i, extent in enumerate(parts.mean.shape) if i != axis)
+    count = parts.mean.shape[axis]
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= count:
+        raise ExportError(f"calibration: labels of {count} classes are integers from 0 to {count - 1}")
     return _reshaped(labels, shape)
 
 

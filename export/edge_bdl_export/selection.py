@@ -1,108 +1,154 @@
-"""Select members: those few of a pool whose averaged prediction is closest to the full posterior's.
+"""Select members: masks designed so that every prefix of the bank predicts what the full posterior predicts.
 
-The predictive distribution of a set of members depends on them only through the mean of a few statistics per output
-(class probabilities and entropy; first and second moment). Selection searches for the set, and its order, whose mean
-statistics lie closest to those of a large reference pool, in KL divergence, on frames without labels.
+A mask is a choice of units to keep. Instead of looking for good ones among drawn masks, each unit gets a preference, a
+mask keeps its most preferred units, and the preferences are trained through the head by a straight-through gradient
+(Bengio et al. 2013, arXiv 1308.3432). A member keeps as many units of each layer as it was drawn with, so the rate
+stays dropout's own; only which ones are kept is designed. No label is looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from edge_bdl.manifest import Task
+from edge_bdl.errors import ExportError
+from edge_bdl.manifest import StochasticInput, Task
+from edge_bdl_export.cut import MemberAxis, member_axis
+from edge_bdl_export.fidelity import Reading, divergence, epistemic, prefix_means, statistics
 
-Array = NDArray[np.float64]
-_TINY = 1e-12
+Keep = Mapping[str, NDArray[np.bool_]]
+
+_RATE = 0.02
+# Weight of the epistemic score's error beside the divergence of the prediction, both as logarithms.
+_EPISTEMIC = 0.1
+_TINY = 1e-9
 
 
-def statistics(outputs: NDArray[np.floating], task: Task, class_axis: int | None = None) -> Array:
-    """What of each member's output the predictive distribution averages.
+@dataclass(frozen=True)
+class Target:
+    """What the members are to reproduce.
+
+    Attributes:
+        boundary: Boundary tensors of n frames, each [n, *shape].
+        reference: Mean statistics [n, m, K] of the full posterior on them.
+        reading: How outputs are read.
+    """
+
+    boundary: Sequence[Tensor]
+    reference: Tensor
+    reading: Reading
+
+
+def select(
+    start: Keep,
+    inputs: Sequence[StochasticInput],
+    axis: MemberAxis,
+    target: Target,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks that start as drawn and are trained towards the target.
 
     Args:
-        outputs: [M, n, *output] outputs of M members on n frames.
-        task: How an output is read.
-        class_axis: Which axis of one output holds the classes (classification).
+        start: Drawn masks, bool [members, *shape] by input name.
+        inputs: What the masks belong to.
+        axis: The head over members.
+        target: What they are to reproduce.
+        steps: Gradient steps.
+        batch: Frames per step.
+        seed: Of the frames' order and of which of the drawn units give way first.
 
     Returns:
-        [M, m, K]: m independent predictions (frames times output positions) of K statistics each. Classification: class
-        probabilities, then entropy. Regression: mean, second moment, aleatoric variance.
+        As ``start``, with as many units kept by each member of each input.
+
+    Raises:
+        ExportError: The head has no usable gradient.
     """
-    values = outputs.astype(np.float64)
-    if task == "classification":
-        assert class_axis is not None
-        values = np.moveaxis(values, 2 + class_axis, -1)
-        values = values.reshape(values.shape[0], -1, values.shape[-1])
-        shifted = values - values.max(-1, keepdims=True)
-        log_probability = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        probability = np.exp(log_probability)
-        entropy = -(probability * log_probability).sum(-1, keepdims=True)
-        return np.concatenate([probability, entropy], axis=-1)
-    mean, noise = values, np.zeros_like(values)
-    if task == "heteroscedastic":
-        mean, log_variance = np.split(values, 2, axis=-1)
-        noise = np.exp(log_variance)
-    return np.stack([mean, mean * mean, noise], axis=-1).reshape(len(values), -1, 3)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.from_numpy(start[item.name]).flatten(1) for item in inputs]
+    counts = [keep.sum(1, keepdim=True) for keep in drawn]
+    # All kept units come before all dropped ones, in random order.
+    preferences = [((keep + torch.rand(keep.shape, generator=generator)) / 2.0).requires_grad_() for keep in drawn]
+    frames = _frame_axis(axis, target, [_as_masks(keep, item) for keep, item in zip(drawn, inputs, strict=True)])
+    optimizer = torch.optim.Adam(preferences, lr=_RATE)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps)
+    for _ in range(steps):
+        rows = torch.randperm(len(target.reference), generator=generator)[:batch]
+        masks = [
+            _as_masks(_best(preference.detach(), count) + preference - preference.detach(), item)
+            for preference, count, item in zip(preferences, counts, inputs, strict=True)
+        ]
+        outputs = frames(*masks, *(values[rows] for values in target.boundary))
+        loss = error(target.reference[rows], statistics(outputs, target.reading), target.reading.task)
+        for preference, gradient in zip(preferences, _gradients(loss, preferences), strict=True):
+            preference.grad = gradient
+        optimizer.step()
+        schedule.step()
+    return {
+        item.name: _best(preference.detach(), count).bool().reshape(-1, *item.shape).numpy()
+        for preference, count, item in zip(preferences, counts, inputs, strict=True)
+    }
 
 
-def divergence(reference: Array, approximation: Array, task: Task) -> Array:
-    """KL divergence in nats of the reference's predictive distribution from an approximation's.
+def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:
+    """How far all prefixes of two or more members are from the reference.
 
-    Regression compares Gaussians of the same mean and total variance.
+    The mean over prefixes of the logarithm of the divergence, so that a halved error counts alike for every length,
+    and a little of the logarithm of the epistemic score's squared error: the score is what a robot slows down for.
 
     Args:
-        reference: [m, K] mean statistics.
-        approximation: [..., m, K] mean statistics.
-
-    Returns:
-        [..., m].
+        reference: [n, m, K] mean statistics.
+        members: [n, S, m, K] statistics.
+        task: How they are read.
     """
-    if task == "classification":
-        p, q = reference[..., :-1], approximation[..., :-1]
-        return (p * (np.log(p + _TINY) - np.log(q + _TINY))).sum(-1)
-    p_mean, p_variance = reference[..., 0], _total_variance(reference)
-    q_mean, q_variance = approximation[..., 0], _total_variance(approximation)
-    return 0.5 * (np.log(q_variance / p_variance) + (p_variance + (p_mean - q_mean) ** 2) / q_variance - 1.0)
+    means = prefix_means(members)[:, 1:]
+    expected = epistemic(reference, task)
+    kl = divergence(reference[:, None], means, task).mean((0, 2))
+    miss = ((epistemic(means, task) - expected[:, None]) ** 2).mean((0, 2)) / (expected.mean() ** 2 + _TINY)
+    return ((kl + _TINY).log() + _EPISTEMIC * (miss + _TINY).log()).mean()
 
 
-def _total_variance(stats: Array) -> Array:
-    return np.maximum(stats[..., 1] - stats[..., 0] ** 2, 0.0) + stats[..., 2] + _TINY
+def _best(preference: Tensor, count: Tensor) -> Tensor:
+    """1 for the ``count`` most preferred units of each member, 0 for the others."""
+    order = preference.argsort(dim=1, descending=True, stable=True)
+    wanted = (torch.arange(preference.shape[1]) < count).to(preference.dtype)
+    return torch.zeros_like(preference).scatter(1, order, wanted)
 
 
-def epistemic(stats: Array, task: Task) -> Array:
-    """Epistemic uncertainty [..., m] of mean statistics [..., m, K]: mutual information, or variance of means."""
-    if task == "classification":
-        p = stats[..., :-1]
-        return -(p * np.log(p + _TINY)).sum(-1) - stats[..., -1]
-    return np.maximum(stats[..., 1] - stats[..., 0] ** 2, 0.0)
+def _as_masks(keep: Tensor, item: StochasticInput) -> Tensor:
+    return (keep * item.scale).reshape(-1, *item.shape)
 
 
-def greedy(candidates: Array, reference: Array, samples: int, task: Task) -> list[int]:
-    """An order of ``samples`` candidates in which each next one brings the mean closest to the reference.
-
-    Args:
-        candidates: [M, m, K] statistics of the pool.
-        reference: [m, K] mean statistics of a disjoint pool.
-        samples: How many to take.
-        task: How an output is read.
-    """
-    chosen: list[int] = []
-    total = np.zeros_like(reference)
-    free = np.ones(len(candidates), dtype=bool)
-    for count in range(1, samples + 1):
-        losses = np.full(len(candidates), np.inf)
-        for index in np.flatnonzero(free):
-            losses[index] = divergence(reference, (total + candidates[index]) / count, task).mean()
-        best = int(np.argmin(losses))
-        chosen.append(best)
-        free[best] = False
-        total += candidates[best]
-    return chosen
+def _gradients(loss: Tensor, preferences: Sequence[Tensor]) -> list[Tensor]:
+    if loss.requires_grad:
+        gradients = torch.autograd.grad(loss, preferences, allow_unused=True, materialize_grads=True)
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            return list(gradients)
+    raise ExportError(
+        "selection='selected' trains the masks through the head, whose gradient is missing or not finite; "
+        "use selection='balanced', or hold the layers after the last dropout to differentiable operations"
+    )
 
 
-def rank_correlation(a: Array, b: Array) -> float:
-    """Spearman's rank correlation of two vectors without many ties; 0 where one of them is constant."""
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64) for values in (a, b)]
-    if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+class _MasksFirst(nn.Module):
+    """The head over members, its masks in front: they are what all frames share."""
+
+    def __init__(self, axis: MemberAxis, masks: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.masks = masks
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.axis(*tensors[self.masks :], *tensors[: self.masks])
+
+
+def _frame_axis(axis: MemberAxis, target: Target, masks: Sequence[Tensor]) -> MemberAxis:
+    """The head over frames and members: ``(*masks, *boundary [n, ...]) -> [n, S, *output]``."""
+    return member_axis(_MasksFirst(axis, len(masks)), masks, [values[:2] for values in target.boundary])

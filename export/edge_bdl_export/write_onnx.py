@@ -99,20 +99,23 @@ def _orient(proto: onnx.ModelProto) -> None:
     """Give every Gemm its constant weight as [in, out], as the batched MatMul of the head has it."""
     from onnx import numpy_helper
 
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    readers: dict[str, int] = {}
+    readers: dict[str, list[onnx.AttributeProto | None]] = {}
     for node in proto.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    for node in proto.graph.node:
-        if node.op_type != "Gemm" or node.input[1] not in constants or readers[node.input[1]] > 1:
-            continue
-        for attribute in node.attribute:
-            if attribute.name == "transB" and attribute.i:
-                weight = constants[node.input[1]]
-                turned = np.ascontiguousarray(numpy_helper.to_array(weight).T)
-                weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
-                attribute.i = 0
+        for place, name in enumerate(node.input):
+            readers.setdefault(name, []).append(_turning(node) if place == 1 else None)
+    for weight in proto.graph.initializer:
+        turnings = readers.get(weight.name, [])
+        if turnings and all(turning is not None for turning in turnings):
+            turned = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+            weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+            for turning in turnings:
+                turning.i = 0
+
+
+def _turning(node: onnx.NodeProto) -> onnx.AttributeProto | None:
+    """The attribute that makes a Gemm transpose its weight, where it does."""
+    found = [attribute for attribute in node.attribute if attribute.name == "transB" and attribute.i]
+    return found[0] if node.op_type == "Gemm" and found else None
 
 
 class _Weights:

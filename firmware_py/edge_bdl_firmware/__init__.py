@@ -1,0 +1,1 @@
+"""The device process: what runs on the vehicle beside the core. Never torch."""

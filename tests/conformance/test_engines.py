@@ -183,10 +183,7 @@ def test_held_members_are_as_good_as_given_ones_over_changing_frames(subject: Su
         (0, held_here, here), (1, held_here, here), (0, held_here, here), (1, held_there, there), (0, None, here),
         (0, held_there, there), (1, held_here, here), (1, held_here, here),
     ):  # fmt: skip
-        if held is None:
-            kept = graph.run(inputs[number] | constants)
-        else:
-            kept = graph.run(inputs[number], held)
+        kept = graph.run(inputs[number] | constants) if held is None else graph.run(inputs[number], held)
         fresh = open_engine(subject.engine.name, subject.bundle.folder, subject.manifest).graph(graph_name)
         np.testing.assert_array_equal(kept["members"], fresh.run(inputs[number] | constants)["members"])
 
@@ -255,6 +252,13 @@ def test_inputs_that_are_not_the_graphs_are_engine_errors_and_do_no_harm(pilot: 
         np.testing.assert_array_equal(graph.run(frame, held)["members"], expected)
 
 
+def test_members_are_of_no_use_to_another_graph_than_the_one_that_holds_them(pilot: Subject) -> None:
+    held = pilot.engine.graph("fused").hold(pilot.constants())
+    other = open_engine(pilot.engine.name, pilot.bundle.folder, pilot.manifest).graph("fused")
+    with pytest.raises(EngineError, match="another graph holds"):
+        other.run(pilot.frame(), held)
+
+
 def test_members_of_another_shape_cannot_be_held(pilot: Subject) -> None:
     graph, constants = pilot.engine.graph("fused"), pilot.constants()
     for wrong in (
@@ -320,13 +324,11 @@ def test_options_that_are_not_the_engines_are_refused(name: str, options: dict[s
 def test_execution_providers_must_be_there(providers: tuple[str, ...]) -> None:
     need("onnxruntime")
     bundle = Bundle.open(BUNDLES / "tiny_masks.ebdl")
-    with pytest.raises(InputError, match="providers must be among .*CPUExecutionProvider"):
+    with pytest.raises(InputError, match=r"providers must be among .*CPUExecutionProvider"):
         open_engine("onnxruntime", bundle.folder, bundle.manifest, providers=providers)
 
 
-@pytest.mark.parametrize(
-    ("name", "extra"), [("onnxruntime", "onnx"), ("tflite", "tflite"), ("reference", "reference")]
-)
+@pytest.mark.parametrize(("name", "extra"), [("onnxruntime", "onnx"), ("tflite", "tflite"), ("reference", "reference")])
 def test_a_missing_package_names_its_extra(name: str, extra: str) -> None:
     code = (
         "import sys\n"

@@ -85,11 +85,13 @@ answer = st.builds(
 odd_s = st.sampled_from([0.05, -0.5, 3.0, math.nan, math.inf])
 driving = steady(scored(0.0, SLOW), 5, 60)
 slowed = steady(scored(1.001 * SLOW, HANDOFF), 2, 90)
+briefly_slowed = steady(scored(1.001 * SLOW, HANDOFF), 2, 20)  # ends before the budget of SLOW is spent
 silent = steady(st.none(), 1, 250)
 phase = st.one_of(
     driving,
     slowed,
-    st.tuples(driving, slowed, driving | silent).map(lambda parts: list(itertools.chain(*parts))),
+    st.tuples(driving, slowed | briefly_slowed, driving | silent).map(lambda parts: list(itertools.chain(*parts))),
+    st.tuples(driving, briefly_slowed, silent).map(lambda parts: list(itertools.chain(*parts))),
     steady(scored(1.001 * HANDOFF, 3.0), 1, 250),
     silent,
     answer,

@@ -132,7 +132,7 @@ def test_trunk_and_head_give_what_fused_gives() -> None:
 
 def test_more_samples_than_the_bank_are_the_bank_and_fresh_masks() -> None:
     runtime, manifest = runtime_of(), manifest_of()
-    wider = with_bank(manifest, members=13, chunk=13)  # iid: a longer bank of the same seed goes on with the same members
+    wider = with_bank(manifest, members=13, chunk=13)  # iid: it goes on with the same members
     expected = runtime_of(wider).predict(FRAME)
     prediction = runtime.predict(FRAME, samples=13)
     assert prediction.samples == 13
@@ -371,12 +371,19 @@ def test_a_broken_output_is_invalid_evidence(task: Any, fault: Any, reason: str)
     broken, good = runtime.predict(FRAME), runtime.predict(FRAME)
     assert broken.fault == reason
     assert broken.evidence().fault == reason
+    assert fault == "identical" or np.isnan(broken.mean).all()
     assert good.evidence().fault is None
 
 
 def test_a_broken_head_chunk_is_invalid_evidence() -> None:
     runtime = runtime_of(faults=[None, None, "nan"])  # trunk, first chunk, second chunk
     assert runtime.predict(FRAME, samples=4).fault == "the engine returned members that are not finite"
+
+
+def test_members_that_differ_in_one_number_are_not_identical() -> None:
+    members = np.ones((8, 1, 4), np.float32)
+    members[7, 0, 3] += 1e-6
+    assert runtime_of(members=members).predict(FRAME).fault is None
 
 
 def test_an_engine_that_raises_is_an_engine_error_and_the_next_frame_is_fine() -> None:

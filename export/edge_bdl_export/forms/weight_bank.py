@@ -68,18 +68,22 @@ def _differs(name: str, members: Sequence[StateDict]) -> bool:
 def _check(captured: Capture, members: Sequence[StateDict]) -> None:
     if len(members) < 2:
         raise ExportError(f"a weight bank needs at least 2 members, got {len(members)}")
+    for number, member in enumerate(members):
+        for name in sorted(member.keys() ^ members[0].keys()):
+            has, lacks = (number, 0) if name in member else (0, number)
+            raise ExportError(f"member {has} has {name!r}, member {lacks} has not; give every member the same names")
     for node, name in captured.parameters.items():
         expected = captured.state[node]
         for number, member in enumerate(members):
             if name not in member:
-                if name in members[0]:
-                    raise ExportError(f"member {number} has no {name!r}, member 0 has; give every member the same names")
                 continue
             if member[name].shape != expected.shape:
                 got, wanted = tuple(member[name].shape), tuple(expected.shape)
                 raise ExportError(f"member {number}: {name!r} has shape {got}, the model's has {wanted}")
             if not torch.isfinite(member[name]).all():
                 raise ExportError(f"member {number}: {name!r} holds NaN or infinity")
+        if _differs(name, members) and expected.dtype != torch.float32:
+            raise ExportError(f"{name!r} is {expected.dtype} and differs between the members; only float32 may differ")
     known = set(captured.parameters.values())
     for name in members[0]:
         if name not in known and not name.endswith("num_batches_tracked"):

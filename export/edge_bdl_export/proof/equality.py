@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, ParityCheck
+from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, ParityCheck, StochasticInput
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject
 
@@ -36,16 +36,20 @@ def members_differ(proved: EngineSubject) -> list[ParityCheck]:
 def _varied(proved: EngineSubject, index: int, frame: Arrays) -> NDArray[np.generic]:
     subject = proved.subject
     item = subject.manifest.bank.inputs[index]
-    members = {name: np.repeat(values[:1], len(values), axis=0) for name, values in subject.members.items()}
+    members = {other.name: _still(subject.members[other.name], other) for other in subject.manifest.bank.inputs}
     if item.kind == "parameter":
         members[item.name] = np.asarray(subject.members[item.name])
     else:
         # All kept against all dropped: drawn masks of a small rate and a small layer may well be equal.
-        alternate = np.arange(subject.manifest.bank.members) % 2
-        values = (alternate * np.float32(item.scale)).astype(np.float32)
-        shape = members[item.name].shape
-        members[item.name] = np.broadcast_to(values.reshape(-1, *(1 for _ in item.shape)), shape).copy()
+        members[item.name][::2] = 0.0
     return proved.fused(frame, members)[MEMBERS_OUTPUT]
+
+
+def _still(members: NDArray[np.generic], item: StochasticInput) -> NDArray[np.generic]:
+    """The same in all members. A mask keeps everything, for what it drops might hide what is varied."""
+    if item.kind == "parameter":
+        return np.repeat(members[:1], len(members), axis=0)
+    return np.full_like(members, item.scale)
 
 
 def deterministic_equals_torch(proved: EngineSubject) -> ParityCheck:

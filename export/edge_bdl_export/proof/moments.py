@@ -17,6 +17,7 @@ from edge_bdl.manifest import ParityCheck, StochasticInput
 from edge_bdl.sampling import draw_keep, masks
 from edge_bdl_export.capture import plain_attention
 from edge_bdl_export.proof.check import at_most
+from edge_bdl_export.proof.equality import TOLERANCE
 from edge_bdl_export.proof.subject import Arrays, EngineSubject, Subject, tensors
 
 ERROR_RATE = 1e-6
@@ -37,6 +38,7 @@ def masks_are_dropout(subject: Subject) -> list[ParityCheck]:
     bank = subject.manifest.bank
     keep = draw_keep(bank, bank.members, MASK_DRAWS)
     allowed = limit(4 * len(bank.inputs))
+    generator = np.random.Generator(np.random.Philox(bank.seed))
     checks = []
     for item in bank.inputs:
         drawn = keep[item.name].reshape(MASK_DRAWS, -1)
@@ -44,7 +46,7 @@ def masks_are_dropout(subject: Subject) -> list[ParityCheck]:
         checks += [
             at_most("masks", f"bank_rate[{item.name}]", _rate_z(stored, item.rate), allowed),
             at_most("masks", f"mask_rate[{item.name}]", _rate_z(drawn, item.rate), allowed),
-            at_most("masks", f"mask_units_independent[{item.name}]", _dispersion_z(drawn, item.rate), allowed),
+            at_most("masks", f"mask_units_independent[{item.name}]", _dispersion_z(drawn, item, generator), allowed),
             at_most("masks", f"mask_members_independent[{item.name}]", _agreement_z(drawn, item.rate), allowed),
             _scale(subject, item),
         ]
@@ -52,28 +54,30 @@ def masks_are_dropout(subject: Subject) -> list[ParityCheck]:
 
 
 def _rate_z(keep: Keep, rate: float) -> float:
-    expected, deviation = keep.size * rate, math.sqrt(keep.size * rate * (1.0 - rate))
-    # Half a count of continuity correction: small layers hold few units.
-    return max(0.0, abs((~keep).sum() - expected) - 0.5) / deviation
+    return _binomial_z(int((~keep).sum()), keep.size, rate)
 
 
-def _dispersion_z(keep: Keep, rate: float) -> float:
+def _dispersion_z(keep: Keep, item: StochasticInput, generator: np.random.Generator) -> float:
     """Do the units of one member fall independently? Then its count of dropped ones has the binomial variance."""
     draws, units = keep.shape
-    counts = (~keep).sum(1)
-    chi_square = float(((counts - units * rate) ** 2).sum()) / (units * rate * (1.0 - rate))
-    # Wilson and Hilferty 1931: the cube root of a chi-square over its degrees of freedom is nearly normal.
-    spread = 2.0 / (9.0 * draws)
-    return abs(((chi_square / draws) ** (1.0 / 3.0) - (1.0 - spread)) / math.sqrt(spread))
+    counts, expected = (~keep).sum(1), generator.binomial(units, item.rate, draws)
+    return _variance_z(counts.astype(np.float64), expected.astype(np.float64), 0.0)
 
 
 def _agreement_z(keep: Keep, rate: float) -> float:
     """Do successive members fall independently? Then they agree in a unit with probability p^2 + (1-p)^2."""
     pairs = len(keep) // 2
     agreed = keep[0 : 2 * pairs : 2] == keep[1 : 2 * pairs : 2]
-    probability = rate**2 + (1.0 - rate) ** 2
-    deviation = math.sqrt(agreed.size * probability * (1.0 - probability))
-    return max(0.0, abs(agreed.sum() - agreed.size * probability) - 0.5) / deviation
+    return _binomial_z(int(agreed.sum()), agreed.size, rate**2 + (1.0 - rate) ** 2)
+
+
+def _binomial_z(count: int, trials: int, probability: float) -> float:
+    """Root of the deviance of a binomial count: nearly normal where the count is small too, unlike the count itself."""
+    deviance = 0.0
+    for seen, share in ((count, probability), (trials - count, 1.0 - probability)):
+        if seen:
+            deviance += 2.0 * seen * math.log(seen / (trials * share))
+    return math.sqrt(max(0.0, deviance))
 
 
 def _scale(subject: Subject, item: StochasticInput) -> ParityCheck:
@@ -100,13 +104,13 @@ def moments_equal_torch(proved: EngineSubject, draws: int, seed: int) -> list[Pa
     assert subject.sampler is not None
     fresh = masks(subject.manifest.bank, draw_keep(subject.manifest.bank, subject.manifest.bank.members, draws))
     comparisons = 2 * len(subject.frames) * int(np.prod(subject.manifest.output.shape))
-    floor = (1e-6 * subject.output_range) ** 2
+    rounding = TOLERANCE * subject.output_range
     worst_mean = worst_variance = 0.0
     for frame in subject.frames:
         ours = proved.split(frame, fresh).astype(np.float64)
         theirs = _torch_draws(subject, frame, draws, seed)
-        worst_mean = max(worst_mean, _mean_z(ours, theirs, floor))
-        worst_variance = max(worst_variance, _variance_z(ours, theirs, floor))
+        worst_mean = max(worst_mean, _mean_z(ours, theirs, rounding))
+        worst_variance = max(worst_variance, _variance_z(ours, theirs, rounding))
     allowed = limit(comparisons)
     return [
         at_most(proved.engine.name, f"{name}_equals_torch", value, allowed)
@@ -121,23 +125,26 @@ def _torch_draws(subject: Subject, frame: Arrays, draws: int, seed: int) -> NDAr
         return np.stack([subject.sampler(*tensors(frame)).numpy() for _ in range(draws)]).astype(np.float64)
 
 
-def _mean_z(a: NDArray[np.float64], b: NDArray[np.float64], floor: float) -> float:
-    error = np.sqrt((a.var(0) + b.var(0)) / len(a) + floor)
-    return _worst(np.abs(a.mean(0) - b.mean(0)) / error)
+def _mean_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float) -> float:
+    return _two_sample_z(a, b, rounding)
 
 
-def _variance_z(a: NDArray[np.float64], b: NDArray[np.float64], floor: float) -> float:
-    """Difference of the log variances over its error, which the fourth moments give."""
-    log_a, error_a = _log_variance(a, floor)
-    log_b, error_b = _log_variance(b, floor)
-    return _worst(np.abs(log_a - log_b) / np.sqrt(error_a + error_b))
+def _variance_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float) -> float:
+    middle = (a.mean(0) + b.mean(0)) / 2.0
+    left, right = (a - middle) ** 2, (b - middle) ** 2
+    spread = np.sqrt((left.mean(0) + right.mean(0)) / 2.0)
+    return _two_sample_z(left, right, 2.0 * spread * rounding + rounding**2)
 
 
-def _log_variance(draws: NDArray[np.float64], floor: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    centred = draws - draws.mean(0)
-    variance = (centred**2).mean(0) + floor
-    kurtosis = ((centred**4).mean(0) + 3.0 * floor**2) / variance**2
-    return np.log(variance), np.maximum(kurtosis - 1.0, 2e-1) / len(draws)
+def _two_sample_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float | NDArray[np.float64]) -> float:
+    """Difference of two means, beyond what rounding explains, over its error, which both samples give together.
+
+    Under the hypothesis that both have one distribution, which sample a draw is in is chance; whatever that distribution,
+    a difference measured against the pooled spread then has no heavier tail than the normal one (Hoeffding 1963). Errors
+    from each sample by itself have: a sample without its rare draws claims to be exact.
+    """
+    error = np.sqrt(2.0 * np.concatenate([a, b]).var(0) / len(a)) + np.finfo(np.float64).tiny
+    return _worst(np.maximum(np.abs(a.mean(0) - b.mean(0)) - rounding, 0.0) / error)
 
 
 def _worst(z: NDArray[np.float64]) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_bdl.errors import require
 from edge_bdl.manifest import ParityCheck
 from edge_bdl_export.proof.check import at_most
+
+if TYPE_CHECKING:
+    import onnx
 
 _ONNX_RANDOM = {
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -28,8 +32,16 @@ def no_random_operations(folder: Path, engines: Sequence[str]) -> list[ParityChe
 def _random_in_onnx(path: Path) -> int:
     onnx = require("onnx", "export", "to prove ONNX graphs")
     model = onnx.load(str(path), load_external_data=False)
-    graphs = [model.graph, *model.functions]
-    return sum(node.op_type in _ONNX_RANDOM for graph in graphs for node in graph.node)
+    return sum(_random_nodes(graph.node) for graph in (model.graph, *model.functions))
+
+
+def _random_nodes(nodes: Iterable[onnx.NodeProto]) -> int:
+    """Branches and loops hold graphs of their own, in attributes."""
+    count = 0
+    for node in nodes:
+        inner = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
+        count += (node.op_type in _ONNX_RANDOM) + sum(_random_nodes(graph.node) for graph in inner)
+    return count
 
 
 def _random_in_tflite(path: Path) -> int:
