@@ -1,14 +1,14 @@
 """Everything edge-bdl raises on purpose.
 
-    EdgeBdlError                 something a person can put right; the message says what, what was expected, and what to do
-    ├── BundleError              a bundle folder is damaged, hostile, too new, or not a bundle
-    │   └── SignatureError       a trusted key is configured and the signature is missing or wrong
-    ├── InputError               a frame, a sample count or an option is not what the bundle or the command takes
-    ├── EngineError              an engine could not load or run a graph
-    ├── MissingExtraError        an optional dependency is not installed; carries the pip line
-    └── ExportError              a model cannot be exported as asked
-        ├── UnsupportedModelError    something in it is stochastic and unknown, or cannot be captured
-        └── ProofError               the exported graph does not have the posterior's moments; nothing was written
+EdgeBdlError                 a person can put it right; the message says what, what was expected, what to do
+├── BundleError              a bundle folder is damaged, hostile, too new, or not a bundle
+│   └── SignatureError       a trusted key is configured and the signature is missing or wrong
+├── InputError               a frame, a sample count or an option is not what the bundle or the command takes
+├── EngineError              an engine could not load or run a graph
+├── MissingExtraError        an optional dependency is not installed; carries the pip line
+└── ExportError              a model cannot be exported as asked
+    ├── UnsupportedModelError    something in it is stochastic and unknown, or cannot be captured
+    └── ProofError               the exported graph does not have the posterior's moments; nothing was written
 """
 
 from __future__ import annotations

@@ -396,7 +396,7 @@ class _Version(msgspec.Struct):
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
-    """Of a field given twice, one reader takes the first value and another the last: such a manifest says two things."""
+    """Of a field given twice, one reader takes the first value and another the last: it says two things."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError(f"a field is given twice among {sorted(names)[:20]}")

@@ -1,7 +1,7 @@
 """Every command and every Python example of README and docs runs.
 
-``bash`` blocks are run line by line in a folder that holds what a reader would have; ``python`` blocks are executed with the
-names that the text takes for given. ``sh`` blocks (cloning, installing, the tools themselves) are not: CI runs those.
+``bash`` blocks are run line by line in a folder that holds what a reader would have; ``python`` blocks are executed
+with the names that the text takes for given. ``sh`` blocks (installing, the tools themselves) are not: CI runs those.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ pytest.importorskip("litert_torch")
 import torch
 from safetensors.torch import save_file
 from torch import nn
+
+torch.set_num_threads(1)  # the networks are small: a second thread would mostly wait
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,8 +1,9 @@
-"""Recognise: a model's stochastic call sites, found in the graph that torch.export captures; anything else random is refused.
+"""Recognise: a model's stochastic call sites, found in the graph that torch.export captures; all else random refused.
 
-Each recognised dropout module is replaced, in a copy of the model, by a marker operator that survives capture as one graph
-node per call. What is random besides is looked for three times: in the train-mode and eval-mode graphs, operator by
-operator; in the state of Python's and numpy's generators after a pass; and by comparing differently seeded passes bit for bit.
+Each recognised dropout module is replaced, in a copy of the model, by a marker operator that survives capture as one
+graph node per call. What is random besides is looked for three times: in the train-mode and eval-mode graphs, operator
+by operator; in the state of Python's and numpy's generators after a pass; and by comparing differently seeded passes
+bit for bit.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def capture(model: nn.Module, example: tuple[Tensor, ...], deterministic: Sequen
         deterministic: Qualified names of modules to hold at eval, with everything below them.
 
     Raises:
-        UnsupportedModelError: Something in it is random and not a recognised dropout module, or it cannot be captured, or
-            its output is not one tensor.
+        UnsupportedModelError: Something in it is random and not a recognised dropout module, or it cannot be captured,
+            or its output is not one tensor.
         ExportError: ``deterministic`` names a module that does not exist, or a drop rate is 1.
     """
     _check_names(model, deterministic)
@@ -171,8 +172,8 @@ def _check_example(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     except Exception as error:  # whatever the model raises
         given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in example) or "nothing"
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not run on the example input, {given} ({_first_line(error)}); give one of the shape "
-            "and dtype that its forward takes"
+            f"{type(model).__name__} does not run on the example input, {given} ({_first_line(error)}); give one of "
+            "the shape and dtype that its forward takes"
         ) from error
 
 
@@ -204,14 +205,14 @@ def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.Expo
     except Exception as error:  # torch.export raises whatever the model or the tracer does
         first_line = _first_line(error)
         raise UnsupportedModelError(
-            f"torch.export cannot capture {type(model).__name__} ({first_line}); replace data-dependent Python control flow "
-            "by tensor operations"
+            f"torch.export cannot capture {type(model).__name__} ({first_line}); replace data-dependent Python control "
+            "flow by tensor operations"
         ) from error
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Torch's fast path for transformer layers at eval is one opaque operator, and passes by the dropout modules in them."""
+    """Without torch's fast path for transformer layers at eval: it is opaque, and passes by the dropout in them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -220,7 +221,7 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-# --- hidden randomness --------------------------------------------------------------------------------------------------
+# --- hidden randomness ------------------------------------------------------------------------------------------------
 
 
 def _refuse_random_operations(graph_module: fx.GraphModule) -> None:
@@ -229,8 +230,8 @@ def _refuse_random_operations(graph_module: fx.GraphModule) -> None:
     for node in (node for part in parts for node in part.graph.nodes):
         if node.op == "call_function" and (reason := _randomness(node)):
             raise UnsupportedModelError(
-                f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, or hold the "
-                "module at eval with deterministic=[its name]"
+                f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, or hold "
+                "the module at eval with deterministic=[its name]"
             )
 
 
@@ -283,13 +284,13 @@ def _refuse_random_passes(model: nn.Module, example: tuple[Tensor, ...]) -> None
             buffer.copy_(buffers[name])
     if not isinstance(passes[0], Tensor):
         raise UnsupportedModelError(
-            f"the model returns a {type(passes[0]).__name__}; a bundle has one output tensor: wrap the model in a module that "
-            "returns one, for example torch.cat of its parts"
+            f"the model returns a {type(passes[0]).__name__}; a bundle has one output tensor: wrap the model in a "
+            "module that returns one, for example torch.cat of its parts"
         )
     if not torch.equal(*(torch.nan_to_num(output) for output in passes)):
         raise UnsupportedModelError(
-            "two passes with all recognised dropout off differ, so something else in the model is random; hold it at eval with "
-            "deterministic=[module names], or make it a torch.nn dropout module"
+            "two passes with all recognised dropout off differ, so something else in the model is random; hold it at "
+            "eval with deterministic=[module names], or make it a torch.nn dropout module"
         )
 
 
@@ -310,13 +311,13 @@ def _seeded_pass(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> An
     for name, used in zip(("Python's random module", "numpy.random"), map(operator.ne, seeded, after), strict=True):
         if used:
             raise UnsupportedModelError(
-                f"the forward pass draws from {name}, which no graph can hold; make it a torch.nn dropout module, or hold the "
-                "module that does it at eval with deterministic=[its name]"
+                f"the forward pass draws from {name}, which no graph can hold; make it a torch.nn dropout module, or "
+                "hold the module that does it at eval with deterministic=[its name]"
             )
     return output
 
 
-# --- reading the captured graph -------------------------------------------------------------------------------------------
+# --- reading the captured graph ---------------------------------------------------------------------------------------
 
 
 def _refuse_branches(graph_module: fx.GraphModule) -> None:
@@ -324,8 +325,8 @@ def _refuse_branches(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise UnsupportedModelError(
-                f"{node.target} in {_where(node)} is control flow, which a bundle's plain graphs do not have; compute both "
-                "branches and choose with torch.where"
+                f"{node.target} in {_where(node)} is control flow, which a bundle's plain graphs do not have; compute "
+                "both branches and choose with torch.where"
             )
 
 
@@ -367,8 +368,8 @@ def _only_output(program: torch.export.ExportedProgram) -> fx.Node:
     nodes = {node.name: node for node in program.graph.nodes}
     if len(returned) != 1 or returned[0] not in nodes:
         raise UnsupportedModelError(
-            f"the model returns {len(returned)} values; a bundle has one output tensor: wrap the model in a module that "
-            "returns one, for example torch.cat of its parts"
+            f"the model returns {len(returned)} values; a bundle has one output tensor: wrap the model in a module "
+            "that returns one, for example torch.cat of its parts"
         )
     return nodes[returned[0]]
 

@@ -47,17 +47,27 @@ def export(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-bdl export", description="Turn a trained Bayesian network into a bundle.")
-    parser.add_argument("factory", metavar="MODULE:FACTORY", help="what builds the model, for example mypackage.nets:build")
+    parser = argparse.ArgumentParser(
+        prog="edge-bdl export", description="Turn a trained Bayesian network into a bundle."
+    )
+    parser.add_argument(
+        "factory", metavar="MODULE:FACTORY", help="what builds the model, for example mypackage.nets:build"
+    )
     parser.add_argument("--weights", type=Path, help="safetensors file with the trained weights")
-    parser.add_argument("--example", type=Path, required=True, help=".npy file with one input; its shape is the bundle's")
-    parser.add_argument("--calibration", type=Path, help=".npz file: inputs, and optionally labels, episodes, split, period_s")
+    parser.add_argument(
+        "--example", type=Path, required=True, help=".npy file with one input; its shape is the bundle's"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, help=".npz file: inputs, and optionally labels, episodes, split, period_s"
+    )
     parser.add_argument("--task", default="regression", choices=("regression", "heteroscedastic", "classification"))
     parser.add_argument("--samples", type=int, default=16, help="members in the bank (default: 16)")
     parser.add_argument("--selection", default="balanced", choices=("iid", "balanced", "selected"))
     parser.add_argument("--deterministic", nargs="*", default=[], metavar="MODULE", help="modules to hold at eval")
     parser.add_argument("--formats", default="onnx,tflite", help="onnx, tflite or both (default: onnx,tflite)")
-    parser.add_argument("--class-axis", type=int, default=1, help="which axis of the output holds the classes (default: 1)")
+    parser.add_argument(
+        "--class-axis", type=int, default=1, help="which axis of the output holds the classes (default: 1)"
+    )
     parser.add_argument("--name", help="human name of the bundle")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write, NAME.ebdl")
@@ -96,7 +106,9 @@ def _load(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({error}); write it with safetensors.torch.save_file") from error
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}); write it with safetensors.torch.save_file"
+        ) from error
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ExportError(f"{path} does not fit the model: {' '.join(lines)}") from error

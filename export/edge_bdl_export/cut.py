@@ -1,8 +1,8 @@
-"""Cut: a captured graph into a trunk (computed once per frame) and a head (computed once per member), and back into modules.
+"""Cut: a captured graph into a trunk (computed once per frame) and a head (once per member), and back into modules.
 
 The head is everything that depends on a stochastic node; the trunk is whatever else depends on the frame. What crosses
-between them, residual connections included, is the boundary. What depends on neither is a constant, kept on whichever side
-uses it.
+between them, residual connections included, is the boundary. What depends on neither is a constant, kept on whichever
+side uses it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def cut(captured: Capture, stochastic: Sequence[Stochastic]) -> Cut:
     after = _downstream(graph, {item.node for item in stochastic})
     if captured.output not in after:
         raise UnsupportedModelError(
-            "the output depends on nothing stochastic: the model has no torch dropout module with p > 0 on the way to its "
-            "output, so there is no posterior to export"
+            "the output depends on nothing stochastic: the model has no torch dropout module with p > 0 on the way to "
+            "its output, so there is no posterior to export"
         )
     framed = _downstream(graph, set(captured.inputs))
     boundary = tuple(

@@ -1,11 +1,11 @@
 """Feature density: a Gaussian over pooled trunk features, evaluated in the same graphs as the network.
 
-Dropout's variance says little about an input that the features do not recognise; how far the features are from those of known
-frames says it plainly (Lee et al. 2018, arXiv 1807.03888, with one class). The Gaussian is a probabilistic PCA model
-(Tipping and Bishop 1999): full variances in the leading directions, one shrunk variance in all others.
+Dropout's variance says little about an input that the features do not recognise; how far the features are from those of
+known frames says it plainly (Lee et al. 2018, arXiv 1807.03888, with one class). The Gaussian is a probabilistic PCA
+model (Tipping and Bishop 1999): full variances in the leading directions, one shrunk variance in all others.
 
-In the graph it is one product with a whitening matrix and a sum of squares: on small networks every further operator costs
-more than its arithmetic.
+In the graph it is one product with a whitening matrix and a sum of squares: on small networks every further operator
+costs more than its arithmetic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _REST_ROWS = 256
 def pool(features: Sequence[Tensor]) -> Tensor:
     """One vector [1, F] from feature tensors [N, C, ...]: the mean over everything behind the channel axis.
 
-    A vector feature [N, C] is taken as it is. The first axis is the example's own batch; more than one example is averaged.
+    A vector feature [N, C] is taken as it is. The first axis is the example's own batch; more than one example is
+    averaged.
     """
     parts = []
     for feature in features:

@@ -1,7 +1,8 @@
 """What each torch dropout module does, as a mask: its shape, the value of a kept unit, and the arithmetic around it.
 
-One row per module class. ``Dropout`` draws a unit mask; the others drop whole channels; the alpha kinds (Klambauer et al.
-2017, arXiv 1706.02515) do not zero a unit but send it to the negative saturation value and correct mean and variance.
+One row per module class. ``Dropout`` draws a unit mask; the others drop whole channels; the alpha kinds (Klambauer et
+al. 2017, arXiv 1706.02515) do not zero a unit but send it to the negative saturation value and correct mean and
+variance.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _unit(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _channel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """One value per example and channel, as torch's feature dropout reads any input: axis 0 examples, axis 1 channels."""
+    """One value per example and channel: torch's feature dropout takes axis 0 for examples, axis 1 for channels."""
     return (*shape[:2], *(1 for _ in shape[2:]))
 
 

@@ -36,6 +36,7 @@ from edge_bdl_export.proof.subject import Arrays, Subject, tensors
 from edge_bdl_export.quiet import quiet
 from edge_bdl_export.write_onnx import write_onnx
 from edge_bdl_export.write_tflite import write_tflite
+from edge_bdl_train.threads import one_thread
 
 _WRITERS = {"onnx": write_onnx, "tflite": write_tflite}
 _ENGINES = {"onnx": "onnxruntime", "tflite": "tflite"}
@@ -49,11 +50,21 @@ _CHUNK = 4
 _GOLDEN_FRAMES = 3
 _DENSITY_FRAMES = 2000
 _SHALLOW_TRUNK = 0.5
-_FRAME_DTYPES = (torch.float32, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float64, torch.float16, torch.bool)
+_FRAME_DTYPES = (
+    torch.float32,
+    torch.uint8,
+    torch.int8,
+    torch.int32,
+    torch.int64,
+    torch.float64,
+    torch.float16,
+    torch.bool,
+)
 
 Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
 
+@one_thread()
 def export(
     model: nn.Module,
     example_input: Inputs,
@@ -72,25 +83,26 @@ def export(
 ) -> Manifest:
     """Turn a trained Bayesian network into a verified bundle.
 
-    The bundle is written only after the shipped graphs have been proved equal to the model under every engine; an existing
-    bundle at ``out`` is replaced at the very end, or left as it was.
+    The bundle is written only after the shipped graphs have been proved equal to the model under every engine; an
+    existing bundle at ``out`` is replaced at the very end, or left as it was.
 
     Args:
         model: A trained torch module. It is copied, put into eval mode, and not changed.
-        example_input: One input, or one per model argument. Its shapes and dtypes become the bundle's: no resizing and no
-            casting is added, so preprocessing belongs into the model.
+        example_input: One input, or one per model argument. Its shapes and dtypes become the bundle's: no resizing and
+            no casting is added, so preprocessing belongs into the model.
         out: Folder to write, by custom ``NAME.ebdl``.
-        task: ``regression`` (every output is a target), ``heteroscedastic`` (the last axis holds means, then log-variances)
-            or ``classification`` (logits).
+        task: ``regression`` (every output is a target), ``heteroscedastic`` (the last axis holds means, then
+            log-variances) or ``classification`` (logits).
         samples: Members in the bank: what one fused prediction uses.
-        calibration: Frames for selection, thresholds and figures; see ``edge_bdl_export.frames.read_frames``. Without it
-            there is no density and there are no thresholds, and the policy will hold.
+        calibration: Frames for selection, thresholds and figures; see ``edge_bdl_export.frames.read_frames``. Without
+            it there is no density and there are no thresholds, and the policy will hold.
         selection: ``iid``, ``balanced`` or ``selected`` (needs calibration).
         members: State dicts of posterior samples or of an ensemble; their parameters that differ become a weight bank,
             and ``samples`` and ``selection`` do not apply.
         deterministic: Qualified names of modules to hold at eval, with everything below them.
         formats: ``onnx``, ``tflite`` or both.
-        class_axis: Which axis of the model's output holds the classes (classification), as torch.nn.CrossEntropyLoss has it.
+        class_axis: Which axis of the model's output holds the classes (classification), as torch.nn.CrossEntropyLoss
+            has it.
         name: Human name; ``out`` without its suffix if not given.
         seed: For the masks and for the proof's own draws.
 
@@ -131,7 +143,9 @@ def export(
         form=posterior.form,
         task=task,
         inputs=inputs,
-        outputs=(output,) if density is None else (output, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32")),
+        outputs=(output,)
+        if density is None
+        else (output, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32")),
         boundary=tuple(map(_spec, network.boundary_names, network.boundary)),
         class_axis=reading.class_axis,
         engines=engines,
@@ -157,13 +171,18 @@ def export(
             density=density,
         )
         manifest = msgspec.structs.replace(manifest, parity=_prove(subject, staged, seed))
-        save_file({key: np.ascontiguousarray(value) for key, value in chosen.stored.items()}, staged / "bank.safetensors")
+        save_file(
+            {key: np.ascontiguousarray(value) for key, value in chosen.stored.items()}, staged / "bank.safetensors"
+        )
         save_file(_golden(subject), staged / "golden.safetensors")
         return write_bundle(out, manifest, staged)
 
 
 def _check_arguments(task: str, selection: str, seed: int) -> None:
-    for what, value, known in (("task", task, get_args(Task)), ("selection", selection, ("iid", "balanced", "selected"))):
+    for what, value, known in (
+        ("task", task, get_args(Task)),
+        ("selection", selection, ("iid", "balanced", "selected")),
+    ):
         if value not in known:
             raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
     if not 0 <= seed < 2**64:
@@ -186,7 +205,9 @@ def _example(given: Inputs) -> tuple[Tensor, ...]:
     try:
         example = tuple(torch.as_tensor(part).detach().cpu().contiguous() for part in parts)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ExportError(f"the example input is not numbers that torch knows ({error}); give arrays or tensors") from error
+        raise ExportError(
+            f"the example input is not numbers that torch knows ({error}); give arrays or tensors"
+        ) from error
     for tensor in example:
         if not tensor.numel():
             raise ExportError(f"the example input has shape {tuple(tensor.shape)}, which is empty; give a real frame")
@@ -203,8 +224,8 @@ def _check_dtypes(example: Sequence[Tensor], formats: Sequence[str]) -> None:
         if "tflite" in formats and tensor.dtype in (torch.int64, torch.float64):
             narrow = str(tensor.dtype).replace("64", "32")
             raise ExportError(
-                f"TFLite takes no {tensor.dtype} input; give the example as {narrow} (the model may cast it), or export with "
-                "formats=('onnx',)"
+                f"TFLite takes no {tensor.dtype} input; give the example as {narrow} (the model may cast it), or "
+                "export with formats=('onnx',)"
             )
 
 
@@ -221,7 +242,9 @@ def _output(captured: Capture, reading: Reading) -> TensorSpec:
             f"a heteroscedastic output holds as many log-variances as means in its last axis, got shape {output.shape}"
         )
     if reading.class_axis is not None and not 0 <= reading.class_axis < len(output.shape):
-        raise ExportError(f"class_axis {reading.class_axis} is no axis of the model's output, whose shape is {output.shape}")
+        raise ExportError(
+            f"class_axis {reading.class_axis} is no axis of the model's output, whose shape is {output.shape}"
+        )
     return output
 
 
@@ -245,8 +268,9 @@ def _warnings(network: Network, flops: Flops, frames: CalibrationFrames | None) 
     warnings = []
     if flops.deterministic_share < _SHALLOW_TRUNK:
         warnings.append(
-            f"only {flops.deterministic_share:.0%} of the computation is shared between members, so S members cost almost S "
-            "passes: keep dropout to the last layers, or hold the earlier ones at eval with deterministic=[...]"
+            f"only {flops.deterministic_share:.0%} of the computation is shared between members, so S members cost "
+            "almost S passes: keep dropout to the last layers, or hold the earlier ones at eval with "
+            "deterministic=[...]"
         )
     if not network.axis.batched:
         warnings.append("the head has an operator that cannot be batched over members: it runs once per member, slower")
@@ -284,9 +308,7 @@ def _calibrate(manifest: Manifest, chosen: Chosen, frames: CalibrationFrames, st
 
     fitted_on, reported_on = frames.part(THRESHOLDS), frames.part(FIGURES)
     calibrated = scoring.calibrated(manifest, scored(fitted_on), fitted_on)
-    return msgspec.structs.replace(
-        calibrated, figures=scoring.figures(calibrated, scored(reported_on), reported_on)
-    )
+    return msgspec.structs.replace(calibrated, figures=scoring.figures(calibrated, scored(reported_on), reported_on))
 
 
 def _proof_frames(network: Network, frames: CalibrationFrames | None, seed: int) -> list[Arrays]:
@@ -300,15 +322,15 @@ def _proof_frames(network: Network, frames: CalibrationFrames | None, seed: int)
 
 
 def _variation(value: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """The same values in other places: a frame of the same range that the model may not have seen. Integers may be indices."""
+    """The same values in other places: a frame of the same range, and integers may be indices."""
     return generator.permutation(value.ravel()).reshape(value.shape)
 
 
 def _prove(subject: Subject, staged: Path, seed: int) -> tuple[Any, ...]:
     if not (np.ptp(subject.expected, axis=1) > 0.0).any():
         raise ProofError(
-            f"all {subject.manifest.bank.members} members give the same output in torch itself: the rates are too small for so "
-            "few samples, or the example input is not like a real frame (give one, or calibration frames)"
+            f"all {subject.manifest.bank.members} members give the same output in torch itself: the rates are too "
+            "small for so few samples, or the example input is not like a real frame (give one, or calibration frames)"
         )
     checks = proof.prove(subject, staged, subject.manifest.engines, seed)
     proof.insist(checks)

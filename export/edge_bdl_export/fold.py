@@ -1,7 +1,7 @@
 """Fold batch normalisation at eval into the layer before it: one set of weights for all graphs, and less to compute.
 
-Both converters do this wherever they find the pair. Behind the cut they find it in the deterministic graph only, because
-with a member axis it looks otherwise; each graph would then carry its own weights.
+Both converters do this wherever they find the pair. Behind the cut they find it in the deterministic graph only,
+because with a member axis it looks otherwise; each graph would then carry its own weights.
 """
 
 from __future__ import annotations

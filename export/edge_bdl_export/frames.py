@@ -13,11 +13,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from edge_bdl_train.frames import CalibrationSets
 from numpy.typing import NDArray
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import TensorSpec
+from edge_bdl_train.frames import CalibrationSets
 
 SELECTION, THRESHOLDS, FIGURES = 0, 1, 2
 _SHARES = (0.4, 0.8)
@@ -76,9 +76,10 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
     """Calibration frames from what a caller has.
 
     Args:
-        calibration: A recipe's ``CalibrationSets``; an array or tensor [n, ...] for the only input; or a mapping, or the path of an ``.npz`` file, with
-            ``inputs`` (or one entry per input name), and optionally ``labels`` [n, ...], ``episodes`` int [n], ``split``
-            int [n] (0 selection, 1 thresholds, 2 figures) and ``period_s``. A leading input axis of 1 may be missing.
+        calibration: A recipe's ``CalibrationSets``; an array or tensor [n, ...] for the only input; or a mapping, or
+            the path of an ``.npz`` file, with ``inputs`` (or one entry per input name), and optionally ``labels`` [n,
+            ...], ``episodes`` int [n], ``split`` int [n] (0 selection, 1 thresholds, 2 figures) and ``period_s``. A
+            leading input axis of 1 may be missing.
         specs: The model's inputs.
 
     Raises:
@@ -86,12 +87,16 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
     """
     table = _table(calibration)
     for name in sorted(table.keys() - _COLUMNS - {spec.name for spec in specs}):
-        raise ExportError(f"calibration: {name!r} is not known; it may hold {sorted(_COLUMNS)} or the names of the inputs")
+        raise ExportError(
+            f"calibration: {name!r} is not known; it may hold {sorted(_COLUMNS)} or the names of the inputs"
+        )
     inputs = {spec.name: _input(table, spec, only=len(specs) == 1) for spec in specs}
     count = len(next(iter(inputs.values())))
     for name, values in inputs.items():
         if len(values) != count:
-            raise ExportError(f"calibration: {name!r} has {len(values)} frames, another input {count}; give all as many")
+            raise ExportError(
+                f"calibration: {name!r} has {len(values)} frames, another input {count}; give all as many"
+            )
     if count < _MINIMUM:
         raise ExportError(f"calibration: {count} frames cannot be split three ways; give hundreds, at least {_MINIMUM}")
     episodes = _column(table, "episodes", count)
@@ -115,7 +120,9 @@ def _table(calibration: Any) -> Mapping[str, Any]:
                     raise ValueError("it holds one array without a name")
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, AttributeError, KeyError, EOFError, BadZipFile) as error:
-            raise ExportError(f"calibration: {calibration} is not an .npz file ({error}); write it with np.savez") from error
+            raise ExportError(
+                f"calibration: {calibration} is not an .npz file ({error}); write it with np.savez"
+            ) from error
     if isinstance(calibration, CalibrationSets):
         return _recipe_table(calibration)
     return calibration if isinstance(calibration, Mapping) else {"inputs": calibration}
@@ -165,8 +172,8 @@ def _labels(table: Mapping[str, Any], count: int) -> Array | None:
     values = np.asarray(table["labels"])
     if values.shape[:1] != (count,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise ExportError(
-            f"calibration: 'labels' must be one finite number or array per frame, {count} in all, got {values.dtype} of "
-            f"shape {values.shape}"
+            f"calibration: 'labels' must be one finite number or array per frame, {count} in all, got {values.dtype} "
+            f"of shape {values.shape}"
         )
     return values
 
@@ -180,7 +187,9 @@ def _period(table: Mapping[str, Any]) -> float:
 
 def _known_parts(split: NDArray[np.int64]) -> NDArray[np.int64]:
     if set(np.unique(split)) != {SELECTION, THRESHOLDS, FIGURES}:
-        raise ExportError("calibration: 'split' must hold 0 (selection), 1 (thresholds) and 2 (figures), each at least once")
+        raise ExportError(
+            "calibration: 'split' must hold 0 (selection), 1 (thresholds) and 2 (figures), each at least once"
+        )
     return split
 
 

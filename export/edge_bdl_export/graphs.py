@@ -1,9 +1,9 @@
 """The four graphs of a bundle, as torch modules with the names that the shipped graphs carry.
 
-    det    inputs                    -> output
-    trunk  inputs                    -> boundary_0 ..., density
-    head   boundary_0 ..., members   -> members        one chunk of members
-    fused  inputs, members           -> members, density   the whole bank
+det    inputs                    -> output
+trunk  inputs                    -> boundary_0 ..., density
+head   boundary_0 ..., members   -> members        one chunk of members
+fused  inputs, members           -> members, density   the whole bank
 """
 
 from __future__ import annotations

@@ -21,17 +21,18 @@ def balanced(
 ) -> dict[str, NDArray[np.bool_]]:
     """Masks in which each unit's draws are stratified over the members.
 
-    Each unit gets its own scrambled van der Corput sequence (Owen 1995, "Randomly permuted (t,m,s)-nets"): a prefix of 2^k
-    members has exactly one draw in each of 2^k equal strata, so a unit of rate p is dropped in p * 2^k of them, rounded
-    up or down, whatever the other units do.
+    Each unit gets its own scrambled van der Corput sequence (Owen 1995, "Randomly permuted (t,m,s)-nets"): a prefix of
+    2^k members has exactly one draw in each of 2^k equal strata, so a unit of rate p is dropped in p * 2^k of them,
+    rounded up or down, whatever the other units do.
 
     Returns:
         [members, *shape] bool per input, True where kept.
     """
-    return {
-        item.name: (_stratified(int(np.prod(item.shape)), members, generator) >= item.rate).reshape(members, *item.shape)
-        for item in inputs
-    }
+    keep = {}
+    for item in inputs:
+        draws = _stratified(int(np.prod(item.shape)), members, generator)
+        keep[item.name] = (draws >= item.rate).reshape(members, *item.shape)
+    return keep
 
 
 def _stratified(units: int, members: int, generator: np.random.Generator) -> NDArray[np.float64]:

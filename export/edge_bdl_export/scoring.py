@@ -48,7 +48,11 @@ class Scored:
 
 
 def score(
-    manifest: Manifest, engine: Engine, members: Mapping[str, Array], stored: Mapping[str, Array], frames: CalibrationFrames
+    manifest: Manifest,
+    engine: Engine,
+    members: Mapping[str, Array],
+    stored: Mapping[str, Array],
+    frames: CalibrationFrames,
 ) -> Scored:
     """Run the fused graph over frames and decompose every prefix that thresholds are fitted for.
 
@@ -71,7 +75,9 @@ def score(
             samples: _over_frames(manifest, outputs[:, :samples], weights.weights(samples))
             for samples in thresholds.calibrated_counts(manifest.bank)
         },
-        density=np.concatenate([run[DENSITY_OUTPUT] for run in runs]).astype(np.float64) if manifest.has_density else None,
+        density=np.concatenate([run[DENSITY_OUTPUT] for run in runs]).astype(np.float64)
+        if manifest.has_density
+        else None,
     )
 
 
@@ -79,9 +85,7 @@ def _over_frames(manifest: Manifest, outputs: Array, weights: NDArray[np.float64
     """As the runtime decomposes them, all frames at once: the frame axis is only one more axis of the output."""
     axis = None if manifest.class_axis is None else manifest.class_axis + 1
     by_member = np.moveaxis(outputs, 1, 0)
-    return decompose(
-        manifest.task, by_member, weights=weights, unbiased=manifest.bank.unbiased, class_axis=axis
-    )
+    return decompose(manifest.task, by_member, weights=weights, unbiased=manifest.bank.unbiased, class_axis=axis)
 
 
 def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Manifest:
@@ -115,12 +119,8 @@ def figures(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Fi
     held_back: dict[int, float] = {}
     handed_over: dict[int, int] = {}
     if frames.episodes is not None:
-        held_back, handed_over = thresholds.replay(
-            manifest.policy, scored.scores(), frames.episodes, frames.period_s
-        )
-    return Figures(
-        frames=len(frames), error=error, coverage=coverage, held_back=held_back, handed_over=handed_over
-    )
+        held_back, handed_over = thresholds.replay(manifest.policy, scored.scores(), frames.episodes, frames.period_s)
+    return Figures(frames=len(frames), error=error, coverage=coverage, held_back=held_back, handed_over=handed_over)
 
 
 def _wrong(manifest: Manifest, parts: Uncertainty, labels: Array) -> float:
@@ -173,5 +173,7 @@ def _targets(parts: Uncertainty, labels: Array) -> Array:
 
 def _reshaped(labels: Array, shape: tuple[int, ...]) -> Array:
     if labels.size != np.prod(shape):
-        raise ExportError(f"calibration: labels have shape {labels.shape}, the predictions {shape}; give one per prediction")
+        raise ExportError(
+            f"calibration: labels have shape {labels.shape}, the predictions {shape}; give one per prediction"
+        )
     return labels.reshape(shape)

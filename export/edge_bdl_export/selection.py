@@ -25,7 +25,9 @@ Keep = Mapping[str, NDArray[np.bool_]]
 
 _RATE = 0.02
 # Weight of the epistemic score's error beside the divergence of the prediction, both as logarithms.
-_EPISTEMIC = 0.1
+_EPISTEMIC = 0.3
+# Scores below this share of their mean need not be told apart.
+_FLOOR = 0.01
 _TINY = 1e-9
 
 
@@ -101,7 +103,8 @@ def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:
     """How far all prefixes of two or more members are from the reference.
 
     The mean over prefixes of the logarithm of the divergence, so that a halved error counts alike for every length,
-    and a little of the logarithm of the epistemic score's squared error: the score is what a robot slows down for.
+    and, with less weight, of the squared error of the epistemic score's root: the score is what a robot slows down for,
+    and where the prediction is mostly noise the divergence hardly sees it.
 
     Args:
         reference: [n, m, K] mean statistics.
@@ -109,9 +112,13 @@ def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:
         task: How they are read.
     """
     means = prefix_means(members)[:, 1:]
-    expected = epistemic(reference, task)
     kl = divergence(reference[:, None], means, task).mean((0, 2))
-    miss = ((epistemic(means, task) - expected[:, None]) ** 2).mean((0, 2)) / (expected.mean() ** 2 + _TINY)
+    expected = epistemic(reference, task)
+    scale = expected.mean(0) + _TINY
+    root, expected_root = (
+        (score.clamp_min(0.0) / scale + _FLOOR).sqrt() for score in (epistemic(means, task), expected)
+    )
+    miss = ((root - expected_root[:, None]) ** 2).mean((0, 2))
     return ((kl + _TINY).log() + _EPISTEMIC * (miss + _TINY).log()).mean()
 
 
@@ -146,7 +153,8 @@ class _MasksFirst(nn.Module):
         self.masks = masks
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.axis(*tensors[self.masks :], *tensors[: self.masks])
+        outputs: Tensor = self.axis(*tensors[self.masks :], *tensors[: self.masks])
+        return outputs
 
 
 def _frame_axis(axis: MemberAxis, target: Target, masks: Sequence[Tensor]) -> MemberAxis:

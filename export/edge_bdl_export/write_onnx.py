@@ -1,7 +1,8 @@
 """Write ONNX: four plain graphs that share one weights file.
 
-Torch's exporter writes each graph; this file makes them compact and equal where they mean the same: debugging metadata goes,
-``Gemm`` takes its weight in one orientation only, and every large tensor is stored once, by content, in ``weights.bin``.
+Torch's exporter writes each graph; this file makes them compact and equal where they mean the same: debugging metadata
+goes, ``Gemm`` takes its weight in one orientation only, and every large tensor is stored once, by content, in
+``weights.bin``.
 """
 
 from __future__ import annotations

@@ -32,5 +32,7 @@ def write_tflite(graphs: Mapping[str, Graph], folder: Path) -> None:
         except Exception as error:  # the converter raises whatever its layers do
             lines = str(error).strip().splitlines()
             cause = lines[0] if lines else type(error).__name__
-            raise ExportError(f"the model cannot be written as TFLite ({cause}); export with formats=('onnx',)") from error
+            raise ExportError(
+                f"the model cannot be written as TFLite ({cause}); export with formats=('onnx',)"
+            ) from error
         model.export(str(folder / FILE))

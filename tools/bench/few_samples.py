@@ -156,6 +156,8 @@ def judge(study: Study) -> None:
     print(f"{len(study.selection)} frames to select on, {len(study.held_out)} held out; one selection {seconds:.0f} s.")
     if outside is not None:
         print(f"AUROC of the {REFERENCE}: {auroc(expected, outside[2]):.3f}.")
+    if study.reading.task != "classification":
+        print("Below four members the divergence of Gaussians has no expectation: a variance may come out near zero.")
     print("\n| members | S | KL mean (worst bank) | Spearman | AUROC | banks |\n|---|---|---|---|---|---|")
     first = 0
     for how, group in made.items():

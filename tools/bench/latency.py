@@ -2,8 +2,8 @@
 
     .venv/bin/python tools/bench/latency.py [--seconds 20]
 
-Two networks: dropout in the three head layers, and dropout in every block, where nothing can be shared. What is compared
-runs interleaved in one process, 1 thread. Weights are untrained: time does not depend on them.
+Two networks: dropout in the three head layers, and dropout in every block, where nothing can be shared. What is
+compared runs interleaved in one process, 1 thread. Weights are untrained: time does not depend on them.
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ from tables import DRIVE_HEAD, LATENCY_HEAD, Row, drive_cells, latency_cells, ve
 # So many steps along the track the camera is shown.
 _SHOWN_STEPS = 150
 _READING = (
-    "Off track: distance in units driven by the network while the car's centre is off the road. Speed: mean, units a second. "
-    "Levels: seconds, summed over all tracks. Handoffs: needed where the same drive without the gate left the road in that "
-    "weather, and not needed where it did not."
+    "Off track: distance in units driven by the network while the car's centre is off the road. Speed: mean, units a "
+    "second. Levels: seconds, summed over all tracks. Handoffs: needed where the same drive without the gate left the "
+    "road in that weather, and not needed where it did not."
 )
 _LATENCY_READING = (
-    "1 thread; milliseconds. R(S): engine time of S members over one deterministic pass (T_det) of the same network; naive: "
-    "how much faster than S whole passes; overhead: what predict() adds to the engine, microseconds."
+    "1 thread; milliseconds. R(S): engine time of S members over one deterministic pass (T_det) of the same network; "
+    "naive: how much faster than S whole passes; overhead: what predict() adds to the engine, microseconds."
 )
 
 

@@ -82,8 +82,8 @@ def verdict(rows: Sequence[Row], logs: Sequence[Log]) -> str:
     return (
         f"In weather that it had never seen the network drove {off_track[ALONE]:.0f} units off the road; {gated}. "
         f"{'The gate helped.' if helped else 'The gate did not help.'} "
-        f"{sum(row.handoffs_needed for row in rows)} handoffs were needed, {sum(row.handoffs_not_needed for row in rows)} "
-        f"were not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
+        f"{sum(row.handoffs_needed for row in rows)} handoffs were needed, "
+        f"{sum(row.handoffs_not_needed for row in rows)} were not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
     )
 
 

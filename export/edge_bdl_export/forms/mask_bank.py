@@ -53,7 +53,9 @@ def describe(captured: Capture) -> tuple[StochasticInput, ...]:
 def rewrite(captured: Capture) -> tuple[Stochastic, ...]:
     """Each call site as arithmetic on its input and its mask."""
     return tuple(
-        Stochastic(node=site.node, member=torch.full(site.shape, site.arithmetic.scale(site.rate)), rewrite=_write(site))
+        Stochastic(
+            node=site.node, member=torch.full(site.shape, site.arithmetic.scale(site.rate)), rewrite=_write(site)
+        )
         for site in captured.sites
     )
 

@@ -87,7 +87,9 @@ def _check(captured: Capture, members: Sequence[StateDict]) -> None:
     known = set(captured.parameters.values())
     for name in members[0]:
         if name not in known and not name.endswith("num_batches_tracked"):
-            raise ExportError(f"the members hold {name!r}, which the model does not use; its parameters: {sorted(known)}")
+            raise ExportError(
+                f"the members hold {name!r}, which the model does not use; its parameters: {sorted(known)}"
+            )
 
 
 def rewrite(captured: Capture, inputs: Sequence[StochasticInput]) -> tuple[Stochastic, ...]:
@@ -106,7 +108,8 @@ def rewrite(captured: Capture, inputs: Sequence[StochasticInput]) -> tuple[Stoch
 def bank(inputs: Sequence[StochasticInput], members: Sequence[StateDict]) -> dict[str, NDArray[np.float32]]:
     """The members' weights, [members, *shape] per input."""
     return {
-        item.name: np.stack([member[item.source].detach().cpu().float().numpy() for member in members]) for item in inputs
+        item.name: np.stack([member[item.source].detach().cpu().float().numpy() for member in members])
+        for item in inputs
     }
 
 

@@ -9,7 +9,8 @@ from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTP
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject
 
-# Of the output's range. Engines and torch sum in other orders; single elements near zero may differ by more of themselves.
+# Of the output's range. Engines and torch sum in other orders; single elements near zero may differ by more of
+# themselves.
 TOLERANCE = 1e-5
 
 
@@ -104,9 +105,7 @@ def reference_equals_golden(proved: EngineSubject) -> ParityCheck:
     return _close(proved, "members_equal_golden", actual, proved.subject.expected[0])
 
 
-def _close(
-    proved: EngineSubject, name: str, actual: NDArray[np.generic], expected: NDArray[np.generic]
-) -> ParityCheck:
+def _close(proved: EngineSubject, name: str, actual: NDArray[np.generic], expected: NDArray[np.generic]) -> ParityCheck:
     error = _largest(actual - expected) / proved.subject.output_range if actual.shape == expected.shape else np.inf
     return at_most(proved.engine.name, name, error, TOLERANCE)
 
@@ -115,4 +114,3 @@ def _largest(difference: NDArray[np.generic]) -> float:
     """Largest magnitude; not finite counts as infinitely far."""
     magnitude = np.abs(np.asarray(difference, dtype=np.float64))
     return float(magnitude.max(initial=0.0)) if np.isfinite(magnitude).all() else float("inf")
-

@@ -52,5 +52,7 @@ def _random_in_tflite(path: Path) -> int:
     random = {i for i, code in enumerate(codes) if names.get(code.BuiltinCode()) in _TFLITE_RANDOM}
     subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
     return sum(
-        subgraph.Operators(i).OpcodeIndex() in random for subgraph in subgraphs for i in range(subgraph.OperatorsLength())
+        subgraph.Operators(i).OpcodeIndex() in random
+        for subgraph in subgraphs
+        for i in range(subgraph.OperatorsLength())
     )

@@ -15,8 +15,10 @@ from edge_bdl_export.proof.subject import EngineSubject, Subject
 MOMENT_DRAWS = 1000
 
 
-def prove(subject: Subject, folder: Path, engines: Sequence[str], seed: int, draws: int = MOMENT_DRAWS) -> list[ParityCheck]:
-    """Every check of the subject's form, on the graphs in ``folder``, under every engine at its default optimisation level.
+def prove(
+    subject: Subject, folder: Path, engines: Sequence[str], seed: int, draws: int = MOMENT_DRAWS
+) -> list[ParityCheck]:
+    """Every check of the subject's form, on the graphs in ``folder``, under every engine at its default optimisation.
 
     Args:
         subject: What the graphs must equal.

@@ -64,6 +64,11 @@ class Subject:
             return np.stack([self.density(*self.network.trunk(tensors(frame))[1]).numpy() for frame in self.frames])
 
     @cached_property
+    def drawn(self) -> dict[tuple[int, int, int], NDArray[np.float64]]:
+        """What torch's own dropout drew, by frame, number of draws and seed."""
+        return {}
+
+    @cached_property
     def output_range(self) -> float:
         """Largest minus smallest torch output: what tolerances are stated against."""
         return float(self.expected.max() - self.expected.min()) or 1.0

@@ -6,8 +6,7 @@ A recipe's file declares its parts in one order: config, model, data, train, cal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,17 +90,6 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build().eval()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For a network that sees one frame at a time: its threads would wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def steer_with(model: nn.Module) -> Callable[[NDArray[np.uint8]], float]:

@@ -18,7 +18,8 @@ from edge_bdl_train.imitation import ImitationConfig, imitate, steps_of
 from edge_bdl_train.models import SmallCnn
 from edge_bdl_train.preprocess import Preprocess
 from edge_bdl_train.progress import Advance, Stage, silent
-from edge_bdl_train.recipes.base import Recipe, one_thread, seeded, steer_with
+from edge_bdl_train.recipes.base import Recipe, seeded, steer_with
+from edge_bdl_train.threads import one_thread
 
 SHIPPED_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "carracing.safetensors"
 
@@ -154,7 +155,7 @@ class CarRacingRecipe(Recipe):
     def calibration_sets(self, model: nn.Module, stage: Stage = silent) -> CalibrationSets:
         """Frames of clear weather, on tracks of their own for each set.
 
-        Selection sees demonstrations, the way back to the middle of the road included: all that the network should know.
+        Selection sees demonstrations, the way back to the middle of the road included: all that it should know.
         The others are the network's own drives, as far as it kept to the road: beyond that nothing is nominal.
         """
         config = self.config
