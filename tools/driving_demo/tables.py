@@ -79,11 +79,11 @@ def verdict(rows: Sequence[Row], logs: Sequence[Log]) -> str:
     gated = ", ".join(f"{off_track[mode]:.0f} units {words}" for mode, words in _GATES.items())
     helped = all(off_track[mode] < off_track[ALONE] for mode in _GATES)
     held, driven = _interference(logs)
+    needed, not_needed = sum(row.handoffs_needed for row in rows), sum(row.handoffs_not_needed for row in rows)
     return (
         f"In weather that it had never seen the network drove {off_track[ALONE]:.0f} units off the road; {gated}. "
-        f"{'The gate helped.' if helped else 'The gate did not help.'} "
-        f"{sum(row.handoffs_needed for row in rows)} handoffs were needed, "
-        f"{sum(row.handoffs_not_needed for row in rows)} were not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
+        f"{'The gate helped.' if helped else 'The gate did not help.'} {needed} handoffs were needed, {not_needed} were "
+        f"not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
     )
 
 
