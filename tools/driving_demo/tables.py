@@ -82,8 +82,8 @@ def verdict(rows: Sequence[Row], logs: Sequence[Log]) -> str:
     needed, not_needed = sum(row.handoffs_needed for row in rows), sum(row.handoffs_not_needed for row in rows)
     return (
         f"In weather that it had never seen the network drove {off_track[ALONE]:.0f} units off the road; {gated}. "
-        f"{'The gate helped.' if helped else 'The gate did not help.'} {needed} handoffs were needed, {not_needed} were "
-        f"not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
+        f"{'The gate helped.' if helped else 'The gate did not help.'} {needed} handoffs were needed, {not_needed} "
+        f"were not. On clear tracks the gate interfered for {held:.1f} of {driven:.1f} s."
     )
 
 
