@@ -148,6 +148,23 @@ def write_bundle(out: str | os.PathLike[str], manifest: Manifest, staged: Path) 
         raise BundleError(f"{out} cannot be written, and is as it was: {error}") from error
 
 
+def check_replaceable(out: str | os.PathLike[str]) -> None:
+    """See that ``write_bundle`` may write at ``out``: nothing is there, or an empty folder, or a bundle.
+
+    Asked before long work, so that its end does not bring the refusal.
+
+    Raises:
+        BundleError: Something else is there.
+    """
+    target = Path(os.path.realpath(out))
+    try:
+        free = not target.exists() or (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir())))
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error}") from error
+    if not free:
+        raise BundleError(f"{target} is there and is not a bundle; choose another name or remove it")
+
+
 def sign_bundle(folder: str | os.PathLike[str], private_key: bytes) -> None:
     """Sign a bundle: verify it, then write ``manifest.sig``.
 
@@ -307,8 +324,7 @@ def _write(target: Path, manifest: Manifest, staged: Path) -> Manifest:
     """Build, verify, exchange. The caller holds the parent folder."""
     fresh, aside = target.with_name(f".{target.name}.new"), target.with_name(_aside(target.name))
     _tidy(target, fresh, aside)
-    if target.exists() and not ((target / MANIFEST).is_file() or not any(target.iterdir())):
-        raise BundleError(f"{target} is there and is not a bundle; choose another name or remove it")
+    check_replaceable(target)
     fresh.mkdir()
     try:
         written = _fill(fresh, manifest, staged)

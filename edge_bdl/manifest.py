@@ -299,7 +299,7 @@ class Figures(_Part, frozen=True, kw_only=True):
     Attributes:
         frames: How many.
         error: Mean absolute error, or share of wrong classes; empty without labels.
-        coverage: Share of targets inside the 90 % interval (regression); empty without labels.
+        coverage: Share of targets inside the fitted 90 % interval (regression); empty where none was fitted.
         held_back: Share of frames of nominal episodes on which the policy held the robot back; empty without episodes.
         handed_over: Of these episodes, how many ended in HANDOFF or STOP.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def choose(
         network: Runs members.
         frames: For selection and fidelity.
         reading: How outputs are read.
-        how: ``iid``, ``balanced`` or ``selected``.
+        how: ``iid``, ``balanced`` or ``selected``; the bank is balanced where selection came no closer.
         samples: Members to store.
         chunk: Members per call of the head.
         seed: Of everything drawn.
@@ -90,7 +91,7 @@ def choose(
     bank = Bank(members=samples, chunk=min(chunk, samples), selection=how, seed=seed, inputs=posterior.inputs)
     work = max(head_work, _NUMBER * _numbers(network, bank))
     limit = _within(_WORK // (work * POOL), _FRAMES)
-    keep = _draw(bank, network, frames, reading, work, limit)
+    bank, keep = _draw(bank, network, frames, reading, work, limit)
     chosen = Chosen(bank=bank, stored=sampling.pack(keep), inputs=sampling.masks(bank, keep))
     if frames is None:
         return chosen
@@ -118,18 +119,22 @@ def _given(weights: Mapping[str, NDArray[np.float32]], posterior: Posterior, chu
 
 def _draw(
     bank: Bank, network: Network, frames: CalibrationFrames | None, reading: Reading, work: int, limit: int
-) -> Keep:
+) -> tuple[Bank, Keep]:
+    """Masks, and the bank told as what they turned out to be."""
     if bank.selection == "iid":
-        return sampling.draw_keep(bank, 0, bank.members)
+        return bank, sampling.draw_keep(bank, 0, bank.members)
     drawn = members.balanced(bank.inputs, bank.members, np.random.Generator(np.random.Philox(bank.seed)))
     if bank.selection == "balanced":
-        return drawn
+        return bank, drawn
     assert frames is not None
     target = _target(network, frames.part(SELECTION).thinned(limit), _posterior(bank, _TO_SELECT), reading)
     visits = _WORK // (_BACKWARD * bank.members * work)
     steps = _within(visits // _BATCH[0], _STEPS)
     batch = _within(visits // steps, _BATCH)
-    return select(drawn, bank.inputs, network.axis, target, steps=steps, batch=batch, seed=bank.seed)
+    selected = select(drawn, bank.inputs, network.axis, target, steps=steps, batch=batch, seed=bank.seed)
+    if selected is None:
+        return msgspec.structs.replace(bank, selection="balanced"), drawn
+    return bank, selected
 
 
 def _posterior(bank: Bank, first: int) -> dict[str, NDArray[np.float32]]:

@@ -20,7 +20,7 @@ from edge_bdl.errors import ExportError
 MAXIMUM_RANK = 32
 MINIMUM_FRAMES = 50
 # Rows that stand for the directions outside the leading ones; where there are more, random projections of them.
-_REST_ROWS = 256
+_REST_ROWS = 32
 
 
 def pool(features: Sequence[Tensor]) -> Tensor:

@@ -18,8 +18,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_bdl import sampling
-from edge_bdl.bundle import write_bundle
+from edge_bdl.bundle import check_replaceable, write_bundle
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError, ProofError, require
 from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Flops, Manifest, Provenance, Selection, Task, TensorSpec
@@ -30,6 +29,7 @@ from edge_bdl_export.cut import cut
 from edge_bdl_export.density import MINIMUM_FRAMES, FeatureDensity, pool
 from edge_bdl_export.forms import mask_bank, weight_bank
 from edge_bdl_export.frames import FIGURES, SELECTION, THRESHOLDS, CalibrationFrames, read_frames
+from edge_bdl_export.golden import frames_that_fit, golden
 from edge_bdl_export.graphs import Network
 from edge_bdl_export.proof import proof
 from edge_bdl_export.proof.subject import Arrays, Subject, tensors
@@ -47,7 +47,6 @@ _NEEDS = {
 }
 # Members per call of the head graph: what anytime sampling adds at a time.
 _CHUNK = 4
-_GOLDEN_FRAMES = 3
 _DENSITY_FRAMES = 2000
 _SHALLOW_TRUNK = 0.5
 _FRAME_DTYPES = (
@@ -112,10 +111,12 @@ def export(
     Raises:
         UnsupportedModelError: The model is random in a way that is not understood, or cannot be captured.
         ProofError: The graphs do not have the posterior's moments.
-        ExportError: An argument does not fit the model.
+        ExportError: An argument does not fit the model, or its outputs are too large for a self-test.
+        BundleError: At ``out`` is something other than a bundle, or the disk refuses.
         MissingExtraError: A format's converter is not installed.
     """
     out = Path(out)
+    check_replaceable(out)
     _check_arguments(task, selection, seed)
     engines = _engines(formats)
     model = copy.deepcopy(model).cpu().eval()
@@ -131,6 +132,7 @@ def export(
     parts = cut(captured, posterior.stochastic)
     network = Network(parts, example, [node.name for node in captured.inputs], posterior.inputs)
     inputs = tuple(map(_spec, network.input_names, example))
+    golden_frames = frames_that_fit(inputs, output, posterior, samples, _CHUNK)
     frames = None if calibration is None else read_frames(calibration, inputs)
     flops = _flops(network)
     chosen = choose(
@@ -152,7 +154,7 @@ def export(
         bank=chosen.bank,
         fidelity=chosen.fidelity,
         flops=flops,
-        warnings=_warnings(network, flops, frames),
+        warnings=_warnings(network, flops, frames, selection, chosen),
         provenance=_provenance(model, engines, seed),
     )
     with tempfile.TemporaryDirectory(prefix="edge-bdl-") as staging:
@@ -163,7 +165,7 @@ def export(
         subject = Subject(
             manifest=manifest,
             members=chosen.inputs,
-            frames=_proof_frames(network, frames, seed),
+            frames=_proof_frames(network, frames, golden_frames, seed),
             model=model,
             reference=posterior.reference,
             sampler=posterior.sampler,
@@ -174,7 +176,7 @@ def export(
         save_file(
             {key: np.ascontiguousarray(value) for key, value in chosen.stored.items()}, staged / "bank.safetensors"
         )
-        save_file(_golden(subject), staged / "golden.safetensors")
+        save_file(golden(subject), staged / "golden.safetensors")
         return write_bundle(out, manifest, staged)
 
 
@@ -264,7 +266,9 @@ def _fit_density(network: Network, frames: CalibrationFrames) -> FeatureDensity 
     return FeatureDensity(torch.cat(pooled))
 
 
-def _warnings(network: Network, flops: Flops, frames: CalibrationFrames | None) -> tuple[str, ...]:
+def _warnings(
+    network: Network, flops: Flops, frames: CalibrationFrames | None, asked: Selection, chosen: Chosen
+) -> tuple[str, ...]:
     warnings = []
     if flops.deterministic_share < _SHALLOW_TRUNK:
         warnings.append(
@@ -274,6 +278,8 @@ def _warnings(network: Network, flops: Flops, frames: CalibrationFrames | None) 
         )
     if not network.axis.batched:
         warnings.append("the head has an operator that cannot be batched over members: it runs once per member, slower")
+    if asked == "selected" and chosen.bank.selection == "balanced":
+        warnings.append("selection found no members closer to the full posterior than balanced ones: the bank is those")
     if frames is None:
         warnings.append("without calibration frames there are no thresholds, and a policy will hold the robot")
     return tuple(warnings)
@@ -311,13 +317,13 @@ def _calibrate(manifest: Manifest, chosen: Chosen, frames: CalibrationFrames, st
     return msgspec.structs.replace(calibrated, figures=scoring.figures(calibrated, scored(reported_on), reported_on))
 
 
-def _proof_frames(network: Network, frames: CalibrationFrames | None, seed: int) -> list[Arrays]:
+def _proof_frames(network: Network, frames: CalibrationFrames | None, count: int, seed: int) -> list[Arrays]:
     """Real frames where there are some; the example, and variations of it, where not."""
     example = {key: tensor.numpy() for key, tensor in zip(network.input_names, network.frame, strict=True)}
     if frames is not None:
-        return list(frames.part(FIGURES).thinned(_GOLDEN_FRAMES))
+        return list(frames.part(FIGURES).thinned(count))
     generator = np.random.Generator(np.random.Philox(seed))
-    varied = [{key: _variation(value, generator) for key, value in example.items()} for _ in range(_GOLDEN_FRAMES - 1)]
+    varied = [{key: _variation(value, generator) for key, value in example.items()} for _ in range(count - 1)]
     return [example, *varied]
 
 
@@ -335,22 +341,3 @@ def _prove(subject: Subject, staged: Path, seed: int) -> tuple[Any, ...]:
     checks = proof.prove(subject, staged, subject.manifest.engines, seed)
     proof.insist(checks)
     return tuple(checks)
-
-
-def _golden(subject: Subject) -> dict[str, NDArray[Any]]:
-    """The device's self-test: frames, torch's outputs for the bank, and masks that the device must draw alike."""
-    bank = subject.manifest.bank
-    golden: dict[str, NDArray[Any]] = {
-        f"input.{key}": np.stack([frame[key] for frame in subject.frames]) for key in subject.frames[0]
-    }
-    golden["det.output"] = subject.expected_deterministic
-    golden["fused.members"] = subject.expected
-    if subject.density is not None:
-        golden["density"] = subject.expected_density
-    if subject.manifest.form == "mask_bank":
-        keep = sampling.draw_keep(bank, bank.members, bank.chunk)
-        masks = sampling.masks(bank, keep)
-        golden.update({f"fresh.{key}": value for key, value in sampling.pack(keep).items()})
-        rows = [{key: value[i] for key, value in masks.items()} for i in range(bank.chunk)]
-        golden["fresh.members"] = np.stack([[subject.answer(frame, row) for row in rows] for frame in subject.frames])
-    return {key: np.ascontiguousarray(value) for key, value in golden.items()}

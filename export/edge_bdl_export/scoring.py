@@ -82,10 +82,10 @@ def score(
 
 
 def _over_frames(manifest: Manifest, outputs: Array, weights: NDArray[np.float64]) -> Uncertainty:
-    """As the runtime decomposes them, all frames at once: the frame axis is only one more axis of the output."""
-    axis = None if manifest.class_axis is None else manifest.class_axis + 1
-    by_member = np.moveaxis(outputs, 1, 0)
-    return decompose(manifest.task, by_member, weights=weights, unbiased=manifest.bank.unbiased, class_axis=axis)
+    """As the runtime decomposes them, frame by frame: many at once might be worked in another dtype than one is."""
+    unbiased, axis = manifest.bank.unbiased, manifest.class_axis
+    frames = [decompose(manifest.task, rows, weights=weights, unbiased=unbiased, class_axis=axis) for rows in outputs]
+    return Uncertainty(*(np.stack(values) for values in zip(*frames, strict=True)))
 
 
 def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Manifest:
@@ -94,12 +94,18 @@ def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) ->
     fit = thresholds.fit_thresholds(scores, frame_period_s=frames.period_s, episodes=frames.episodes)
     policy = fit.policy
     calibration = Calibration()
-    if frames.labels is not None and len(frames) >= _MINIMUM_LABELS:
+    warnings = fit.warnings
+    if frames.labels is not None and len(frames) < _MINIMUM_LABELS:
+        warnings += (
+            f"{len(frames)} labelled frames are too few to fit a temperature, an interval scale or speed curves on "
+            f"({_MINIMUM_LABELS} are not): give more calibration frames",
+        )
+    elif frames.labels is not None:
         errors = {samples: _errors(manifest, parts, frames.labels) for samples, parts in scored.uncertainty.items()}
         policy = calibrate.with_speed_curves(policy, scores, errors)
         calibration = _labelled(manifest, scored, frames.labels)
     return msgspec.structs.replace(
-        manifest, policy=policy, calibration=calibration, warnings=(*manifest.warnings, *fit.warnings)
+        manifest, policy=policy, calibration=calibration, warnings=(*manifest.warnings, *warnings)
     )
 
 
@@ -113,9 +119,10 @@ def figures(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Fi
                 error[samples] = _wrong(manifest, parts, frames.labels)
             else:
                 miss = np.abs(_targets(parts, frames.labels) - parts.mean)
-                scale = fitted_at(manifest.calibration.interval_scale, samples) or 1.0
                 error[samples] = float(miss.mean())
-                coverage[samples] = float((miss <= interval_half_width(parts.total, scale)).mean())
+                scale = fitted_at(manifest.calibration.interval_scale, samples)
+                if scale is not None:
+                    coverage[samples] = float((miss <= interval_half_width(parts.total, scale)).mean())
     held_back: dict[int, float] = {}
     handed_over: dict[int, int] = {}
     if frames.episodes is not None:
@@ -172,7 +179,8 @@ def _targets(parts: Uncertainty, labels: Array) -> Array:
 
 
 def _reshaped(labels: Array, shape: tuple[int, ...]) -> Array:
-    if labels.size != np.prod(shape):
+    # Axes of 1 may be missing or more; as many numbers in another order would be a silent mistake.
+    if [extent for extent in labels.shape if extent != 1] != [extent for extent in shape if extent != 1]:
         raise ExportError(
             f"calibration: labels have shape {labels.shape}, the predictions {shape}; give one per prediction"
         )

@@ -55,7 +55,7 @@ def select(
     steps: int,
     batch: int,
     seed: int,
-) -> dict[str, NDArray[np.bool_]]:
+) -> dict[str, NDArray[np.bool_]] | None:
     """Masks that start as drawn and are trained towards the target.
 
     Args:
@@ -68,7 +68,8 @@ def select(
         seed: Of the frames' order and of which of the drawn units give way first.
 
     Returns:
-        As ``start``, with as many units kept by each member of each input.
+        As ``start``, with as many units kept by each member of each input; None where training came no closer to the
+        target than the start already was.
 
     Raises:
         ExportError: The head has no usable gradient.
@@ -78,25 +79,42 @@ def select(
     counts = [keep.sum(1, keepdim=True) for keep in drawn]
     # All kept units come before all dropped ones, in random order.
     preferences = [((keep + torch.rand(keep.shape, generator=generator)) / 2.0).requires_grad_() for keep in drawn]
-    frames = _frame_axis(axis, target, [_as_masks(keep, item) for keep, item in zip(drawn, inputs, strict=True)])
+    started = [_as_masks(keep, item) for keep, item in zip(drawn, inputs, strict=True)]
+    frames = _frame_axis(axis, target, started)
     optimizer = torch.optim.Adam(preferences, lr=_RATE)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps)
     for _ in range(steps):
         rows = torch.randperm(len(target.reference), generator=generator)[:batch]
-        masks = [
+        trained = [
             _as_masks(_best(preference.detach(), count) + preference - preference.detach(), item)
             for preference, count, item in zip(preferences, counts, inputs, strict=True)
         ]
-        outputs = frames(*masks, *(values[rows] for values in target.boundary))
-        loss = error(target.reference[rows], statistics(outputs, target.reading), target.reading.task)
+        loss = _miss(frames, trained, target, rows)
         for preference, gradient in zip(preferences, _gradients(loss, preferences), strict=True):
             preference.grad = gradient
         optimizer.step()
         schedule.step()
+    selected = [_best(preference.detach(), count) for preference, count in zip(preferences, counts, strict=True)]
+    trained = [_as_masks(keep, item) for keep, item in zip(selected, inputs, strict=True)]
+    if not _distance(frames, trained, target, batch) < _distance(frames, started, target, batch):
+        return None
     return {
-        item.name: _best(preference.detach(), count).bool().reshape(-1, *item.shape).numpy()
-        for preference, count, item in zip(preferences, counts, inputs, strict=True)
+        item.name: keep.bool().reshape(-1, *item.shape).numpy() for keep, item in zip(selected, inputs, strict=True)
     }
+
+
+def _miss(frames: MemberAxis, masks: Sequence[Tensor], target: Target, rows: Tensor) -> Tensor:
+    """Error of the masks on some of the target's frames."""
+    outputs = frames(*masks, *(values[rows] for values in target.boundary))
+    return error(target.reference[rows], statistics(outputs, target.reading), target.reading.task)
+
+
+def _distance(frames: MemberAxis, masks: Sequence[Tensor], target: Target, batch: int) -> float:
+    """Error of the masks on all of the target's frames: what training lowers, a batch at a time."""
+    count = len(target.reference)
+    parts = torch.arange(count).tensor_split(-(-count // batch))
+    with torch.no_grad():
+        return sum(float(_miss(frames, masks, target, rows)) for rows in parts) / len(parts)
 
 
 def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:

@@ -152,7 +152,8 @@ def _check_score(what: str, values: FloatArray) -> None:
         raise InputError(f"{what}: {np.count_nonzero(~np.isfinite(values))} of {len(values)} scores are not finite")
     if values.min() == values.max():
         raise InputError(
-            f"{what}: the score is {values[0]:g} on every frame, so it can tell nothing apart; leave it out"
+            f"{what}: the score is {values[0]:g} on every frame, so it can tell nothing apart; "
+            "calibrate on frames that differ"
         )
 
 
@@ -198,6 +199,8 @@ class _Episodes:
                 held_back += level is not Level.NOMINAL
                 if level in (Level.HANDOFF, Level.STOP):
                     handed_over += 1
+                    # Nobody answers in a replay: the robot stays where it is.
+                    held_back += len(rows) - tick - 1
                     break
             held_back -= self._start
             possible += len(rows) - self._start

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_bdl.bundle import MAX_BYTES, Bundle, payload_files, sign_bundle, write_bundle
+from edge_bdl.bundle import MAX_BYTES, Bundle, check_replaceable, payload_files, sign_bundle, write_bundle
 from edge_bdl.engines import ENGINES
 from edge_bdl.errors import BundleError, InputError, SignatureError
 from edge_bdl.manifest import Manifest
@@ -467,13 +467,27 @@ def test_what_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "holiday" / "photo.jpg").write_text("dear")
     (tmp_path / "letter").write_text("dear")
     for name in ("holiday", "letter"):
-        with pytest.raises(BundleError):
+        with pytest.raises(BundleError, match="is there and is not a bundle; choose another name or remove it"):
             write_bundle(tmp_path / name, manifest, folder)
+        with pytest.raises(BundleError, match="is there and is not a bundle; choose another name or remove it"):
+            check_replaceable(tmp_path / name)
     assert (tmp_path / "holiday" / "photo.jpg").read_text() == (tmp_path / "letter").read_text() == "dear"
+
+
+def test_where_nothing_or_a_bundle_is_one_may_be_written_and_asking_writes_nothing(
+    copy_bundle: Copy, tmp_path: Path
+) -> None:
+    out = copy_bundle("tiny_masks")
+    before = content(out)
+    check_replaceable(out)
+    check_replaceable(tmp_path / "no" / "such" / "folder.ebdl")
+    assert content(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_an_empty_folder_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out.ebdl").mkdir()
+    check_replaceable(tmp_path / "out.ebdl")
     write_bundle(tmp_path / "out.ebdl", *staged(tmp_path / "staged"))
     Bundle.open(tmp_path / "out.ebdl")
 

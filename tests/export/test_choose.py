@@ -101,6 +101,34 @@ def test_selected_members_drop_as_many_units_as_the_balanced_ones_they_started_a
         assert np.array_equal((masks > 0.0).reshape(6, -1).sum(1), (start.inputs[name] > 0.0).reshape(6, -1).sum(1))
 
 
+class Lone(nn.Module):
+    """A mask of one unit: a member that keeps so many of so many has no choice, and training nothing to find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.last = nn.Linear(5, 1), nn.Dropout(0.4), nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.drop(torch.tanh(self.first(x))))
+
+
+def test_a_bank_that_selection_could_not_better_is_the_balanced_one_and_says_so(
+    networks: Callable[..., Any], frames: CalibrationFrames
+):
+    network, posterior = networks(Lone().eval(), (torch.zeros(1, 5),))
+    selected, start = (
+        choose(
+            posterior, network, frames, Reading("regression", None),
+            how=how, samples=6, chunk=4, seed=3, head_work=1000,
+        )
+        for how in ("selected", "balanced")
+    )  # fmt: skip
+    assert selected.bank == start.bank
+    assert selected.bank.selection == "balanced"
+    assert np.array_equal(selected.stored["mask_0"], start.stored["mask_0"])
+    assert selected.fidelity == start.fidelity
+
+
 def test_selection_without_frames_or_with_few_is_refused(chosen: Callable[..., Chosen], frames: CalibrationFrames):
     with pytest.raises(ExportError, match="needs calibration frames"):
         chosen("selected", None)

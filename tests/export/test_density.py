@@ -26,20 +26,33 @@ def test_with_few_features_it_is_the_mahalanobis_distance_per_dimension():
     np.testing.assert_allclose(actual, expected, rtol=2e-3)
 
 
-def test_with_many_features_it_is_probabilistic_pca():
-    width = 3 * MAXIMUM_RANK
-    known = gaussian(1000, width)
+def probabilistic_pca(known: torch.Tensor, probes: torch.Tensor) -> np.ndarray:
+    """The score by its definition, with the whole covariance."""
     data = known.double().numpy()
+    width = data.shape[1]
     values, vectors = np.linalg.eigh(np.cov(data.T))
     values, vectors = values[::-1], vectors[:, ::-1]
     rest = values[MAXIMUM_RANK:].mean()
     covariance = np.diag(np.r_[np.maximum(values[:MAXIMUM_RANK], rest), np.full(width - MAXIMUM_RANK, rest)])
-    probe = gaussian(1, width, seed=2).double().numpy()[0] - data.mean(0)
-    turned = vectors.T @ probe
-    expected = turned @ np.linalg.inv(covariance) @ turned / width
-    np.testing.assert_allclose(
-        float(FeatureDensity(known)(torch.from_numpy(probe + data.mean(0)).float()[None])), expected, rtol=1e-2
-    )
+    turned = (probes.double().numpy() - data.mean(0)) @ vectors
+    return np.einsum("ni,ij,nj->n", turned, np.linalg.inv(covariance), turned) / width
+
+
+def test_with_many_features_it_is_probabilistic_pca():
+    known, probes = gaussian(1000, 2 * MAXIMUM_RANK), gaussian(5, 2 * MAXIMUM_RANK, seed=2)
+    density = FeatureDensity(known)
+    actual = [float(density(row[None])) for row in probes]
+    np.testing.assert_allclose(actual, probabilistic_pca(known, probes), rtol=1e-2)
+
+
+def test_with_wide_features_a_sketch_keeps_the_distance():
+    width = 400
+    known, probes = gaussian(2000, width), gaussian(300, width, seed=2)
+    density = FeatureDensity(known)
+    ratio = np.array([float(density(row[None])) for row in probes]) / probabilistic_pca(known, probes)
+    assert density.whitening.shape == (2 * MAXIMUM_RANK, width)
+    assert abs(ratio.mean() - 1.0) < 0.1
+    assert ratio.std() < 1.5 * np.sqrt(2.0 / 32)  # Johnson and Lindenstrauss, for 32 rows
 
 
 def test_known_frames_score_about_one_and_foreign_ones_far_more():

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.bundle import Bundle
-from edge_bdl.errors import ExportError, InputError, ProofError, UnsupportedModelError
+from edge_bdl.errors import BundleError, ExportError, InputError, ProofError, UnsupportedModelError
 from edge_bdl.runtime import Runtime
-from edge_bdl_export import export
+from edge_bdl_export import export, golden
 
 ENGINES = ("onnxruntime", "tflite", "reference")
 BUNDLES = ("camera_bundle", "dense_bundle", "ensemble_bundle")
@@ -306,6 +306,58 @@ def test_a_heteroscedastic_output_needs_an_even_last_axis(tmp_path: Path):
         export(model, X, tmp_path / "x.ebdl", task="heteroscedastic", formats=("onnx",))
 
 
+class Wide(nn.Module):
+    """16 MiB per member."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).repeat(1, 1 << 21)
+
+
+def test_an_output_too_large_for_a_self_test_is_refused_before_the_work(tmp_path: Path):
+    with pytest.raises(ExportError, match=r"one frame of the self-test has 336 MiB \(16 members"):
+        export(Wide().eval(), X, tmp_path / "x.ebdl", formats=("onnx",))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_bundle_has_as_many_golden_frames_as_may_be_stored(
+    calibrated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # The four inputs, and the two outputs of 1 + 4 + 4 passes; one byte of packed masks for each of 4 members.
+    frame = 4 * 4 + 9 * 2 * 4
+    monkeypatch.setattr(golden, "MAX_BYTES", {"golden.safetensors": golden._HEADER_BYTES + 4 + 2 * frame - 1})
+    frames = np.random.Generator(np.random.Philox(0)).normal(size=(100, 1, 4)).astype(np.float32)
+    export(
+        plain_net(), X, tmp_path / "x.ebdl", samples=4, formats=("onnx",), calibration=frames if calibrated else None
+    )
+    assert Bundle.open(tmp_path / "x.ebdl").golden()["input.input"].shape == (1, 1, 4)
+
+
+def test_what_is_no_bundle_is_refused_before_the_work(tmp_path: Path):
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "photo.jpg").write_text("dear")
+    for name in ("letter", "holiday"):
+        # Not a word of the model, which is looked at later.
+        with pytest.raises(BundleError, match="is there and is not a bundle; choose another name or remove it"):
+            export(plain_net(nn.RReLU()), X, tmp_path / name)
+    assert (tmp_path / "holiday" / "photo.jpg").read_text() == (tmp_path / "letter").read_text() == "dear"
+
+
+def test_a_selection_that_found_nothing_is_told(tmp_path: Path):
+    model = nn.Sequential(nn.Linear(4, 1), nn.Dropout(0.4), nn.Linear(1, 1)).eval()
+    frames = np.random.Generator(np.random.Philox(0)).normal(size=(120, 1, 4)).astype(np.float32)
+    manifest = export(
+        model, X, tmp_path / "x.ebdl", samples=4, formats=("onnx",), calibration=frames, selection="selected"
+    )
+    assert manifest.bank.selection == "balanced"
+    assert [w for w in manifest.warnings if "no members closer to the full posterior than balanced ones" in w]
+
+
 # --- nothing lost -----------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +417,7 @@ def test_a_good_export_replaces_an_existing_bundle(existing: tuple[Path, dict[st
 
 
 INTERRUPTED = """
+import signal
 import sys
 import torch
 from torch import nn
@@ -381,6 +434,8 @@ class Slow(nn.Module):
             time.sleep(0.5)  # torch's own draws in the proof take for ever
         return self.net(x)
 
+# Where the tests themselves run in the background, SIGINT is ignored by all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 export(Slow().eval(), torch.linspace(-1, 1, 4).reshape(1, 4), sys.argv[1], samples=4, formats=("onnx",))
 """
 

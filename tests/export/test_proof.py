@@ -15,9 +15,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_bdl import sampling
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ProofError
-from edge_bdl.manifest import ParityCheck, StochasticInput
+from edge_bdl.manifest import Manifest, ParityCheck, StochasticInput, TensorSpec
 from edge_bdl_export.proof import equality, moments, plain, proof
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import EngineSubject, Subject
@@ -388,6 +389,61 @@ def test_moments_tell_a_wrong_variance_and_a_wrong_mean():
     assert moments._mean_z(a, b + 0.5, 0.0) > 8.0
     assert moments._variance_z(a, b, 0.0) < 4.0
     assert moments._variance_z(a, b * 1.5, 0.0) > 8.0
+
+
+def test_all_of_a_small_output_is_compared_under_the_masks_behind_the_bank(staged: Any):
+    subject, bank = staged.subject, staged.subject.manifest.bank
+    proved = EngineSubject(subject, open_engine("onnxruntime", staged.folder, subject.manifest))
+    fresh = sampling.masks(bank, sampling.draw_keep(bank, bank.members, 10))
+    expected = proved.split(subject.frames[0], fresh).reshape(10, 2)
+    assert np.array_equal(moments._engine_draws(proved, 0, 10, seed=0), expected)
+
+
+def test_of_a_large_output_the_same_few_elements_are_compared_under_every_engine(
+    staged: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(moments, "MOMENT_OUTPUTS", 1)
+    subject = replace(staged.subject)  # a copy, with nothing drawn yet
+    (watched,) = moments._watched(subject, 0)
+    for name in ("onnxruntime", "tflite"):
+        proved = EngineSubject(subject, open_engine(name, staged.folder, subject.manifest))
+        checks = moments.moments_equal_torch(proved, DRAWS, seed=0)
+        assert [(check.passed, check.limit) for check in checks] == [(True, moments.limit(2 * 2 * 1))] * 2
+        one = moments._engine_draws(proved, 0, DRAWS, seed=0)
+        monkeypatch.setattr(moments, "MOMENT_OUTPUTS", 2)
+        assert np.array_equal(one[:, 0], moments._engine_draws(proved, 0, DRAWS, seed=0)[:, watched])
+        monkeypatch.setattr(moments, "MOMENT_OUTPUTS", 1)
+    assert [(key, drawn.shape) for key, drawn in subject.drawn.items()] == [
+        ((0, DRAWS, 0), (DRAWS, 1)),
+        ((1, DRAWS, 0), (DRAWS, 1)),
+    ]
+
+
+def test_the_elements_of_a_dense_output_are_drawn_once_each_and_by_the_seed(staged: Any):
+    fields = {name: getattr(staged.subject.manifest, name) for name in staged.subject.manifest.__struct_fields__}
+    output = TensorSpec(name="members", shape=(1, 3, 512, 512), dtype="float32")
+    subject = replace(staged.subject, manifest=Manifest(**{**fields, "outputs": (output,)}))
+    watched = moments._watched(subject, 7)
+    assert len(np.unique(watched)) == len(watched) == 4096
+    assert 0 <= watched.min() < 10_000
+    assert 3 * 512 * 512 - 10_000 < watched.max() < 3 * 512 * 512
+    assert np.array_equal(watched, moments._watched(subject, 7))
+    assert not np.array_equal(watched, moments._watched(subject, 8))
+
+
+def test_masks_of_very_many_units_are_drawn_less_often_and_still_judged(staged: Any, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+
+    def draw(bank: Any, first: int, count: int) -> Any:
+        drawn.append(count)
+        return sampling.draw_keep(bank, first, count)
+
+    monkeypatch.setattr(moments, "draw_keep", draw)
+    monkeypatch.setattr(moments, "_MASK_UNITS", 100 * 16)  # two masks of 8 units
+    assert all(check.passed for check in mask_checks(staged.subject).values())
+    monkeypatch.setattr(moments, "_MASK_UNITS", 1)
+    assert all(check.passed for check in mask_checks(staged.subject).values())
+    assert drawn == [100, 64]
 
 
 def test_the_limit_is_corrected_for_the_number_of_comparisons():

@@ -335,5 +335,8 @@ def test_a_replay_counts_the_episodes_that_were_handed_over(fit: ThresholdFit) -
     for values in table["density"].values():
         values[FRAMES : FRAMES + 50] = 1e6  # all of the second episode's beginning
         values[2 * FRAMES + 100] = 1e6
-    _, handed_over = replay(fit.policy, table, index, PERIOD_S)
+    shares, handed_over = replay(fit.policy, table, index, PERIOD_S)
     assert set(handed_over.values()) == {1}, "before it has driven nobody need be asked"
+    # What follows a handover that nobody answers is held back too.
+    for samples in (2, 16):
+        assert shares[samples] == pytest.approx(replayed(fit.policy, table, index, samples)[0])

@@ -43,9 +43,8 @@ def timeline(alone: Log, gated: Log, manifest: Manifest) -> bytes:
     for axes in (scores, distance):
         axes.axvspan(*_weather(gated), color="#c9d6e2", alpha=0.35, lw=0, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
-    end = _weather(gated)[1]
-    for axes, height in ((scores, 0.5), (distance, 0.93)):
-        axes.text(end - 0.4, height, gated.plan.weather, transform=axes.get_xaxis_transform(), ha="right", va="center")
+    middle = sum(_weather(gated)) / 2
+    scores.text(middle, 0.4, gated.plan.weather, transform=scores.get_xaxis_transform(), ha="center", va="center")
     figure.suptitle(f"{gated.plan.weather}: {gated.plan.mode}", fontsize=11, x=0.02, ha="left")
     return _png(figure)
 

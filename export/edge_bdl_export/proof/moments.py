@@ -7,6 +7,7 @@ that a sound export fails once in a million exports.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -18,11 +19,16 @@ from edge_bdl.sampling import draw_keep, masks
 from edge_bdl_export.capture import plain_attention
 from edge_bdl_export.proof.check import at_most
 from edge_bdl_export.proof.equality import TOLERANCE
-from edge_bdl_export.proof.subject import EngineSubject, Subject, tensors
+from edge_bdl_export.proof.subject import Arrays, EngineSubject, Subject, tensors
 
 # Of all checks together: the masks, and the moments under each of two engines.
 ERROR_RATE = 1e-6 / 3
 MASK_DRAWS = 1024
+# Of masks with so many units that all these draws would not fit in memory: fewer, within this many units in all.
+_MASK_UNITS = 1 << 28
+_FEWEST_MASK_DRAWS = 64
+# Outputs whose moments are compared: all, or of a dense output so many.
+MOMENT_OUTPUTS = 4096
 Keep = NDArray[np.bool_]
 
 
@@ -37,12 +43,14 @@ def limit(comparisons: int) -> float:
 def masks_are_dropout(subject: Subject) -> list[ParityCheck]:
     """Rate, scale and independence of the masks: the stored bank's rate, and everything of the generator behind it."""
     bank = subject.manifest.bank
-    keep = draw_keep(bank, bank.members, MASK_DRAWS)
+    units = sum(math.prod(item.shape) for item in bank.inputs)
+    draws = max(_FEWEST_MASK_DRAWS, min(MASK_DRAWS, _MASK_UNITS // units))
+    keep = draw_keep(bank, bank.members, draws)
     allowed = limit(4 * len(bank.inputs))
     generator = np.random.Generator(np.random.Philox(bank.seed))
     checks = []
     for item in bank.inputs:
-        drawn = keep[item.name].reshape(MASK_DRAWS, -1)
+        drawn = keep[item.name].reshape(draws, -1)
         stored = np.asarray(subject.members[item.name]).reshape(bank.members, -1) > 0.0
         checks += [
             at_most("masks", f"bank_rate[{item.name}]", _rate_z(stored, item.rate), allowed),
@@ -96,39 +104,64 @@ def _scale(subject: Subject, item: StochasticInput) -> ParityCheck:
 def moments_equal_torch(proved: EngineSubject, draws: int, seed: int) -> list[ParityCheck]:
     """Mean and variance over fresh masks equal those of torch's own dropout, output by output.
 
+    Of an output of more than ``MOMENT_OUTPUTS`` elements that many are compared, drawn by ``seed``: all draws of all
+    elements of a dense output would not fit in memory. (Every element is held against torch, member by member, by
+    ``equality.members_equal_torch``.)
+
     Args:
         proved: The graphs under one engine; their subject has a sampler.
         draws: Passes on either side, per frame.
-        seed: For torch's draws.
+        seed: For torch's draws, and for which elements of a large output are compared.
     """
     subject = proved.subject
-    assert subject.sampler is not None
-    fresh = masks(subject.manifest.bank, draw_keep(subject.manifest.bank, subject.manifest.bank.members, draws))
-    comparisons = 2 * len(subject.frames) * int(np.prod(subject.manifest.output.shape))
+    watched = _watched(subject, seed)
     rounding = TOLERANCE * subject.output_range
     worst_mean = worst_variance = 0.0
-    for index, frame in enumerate(subject.frames):
-        ours = proved.split(frame, fresh).astype(np.float64)
-        theirs = _torch_draws(subject, index, draws, seed)
+    for index in range(len(subject.frames)):
+        ours = _engine_draws(proved, index, draws, seed).astype(np.float64)
+        theirs = _torch_draws(subject, index, draws, seed).astype(np.float64)
         worst_mean = max(worst_mean, _mean_z(ours, theirs, rounding))
         worst_variance = max(worst_variance, _variance_z(ours, theirs, rounding))
-    allowed = limit(comparisons)
+    allowed = limit(2 * len(subject.frames) * len(watched))
     return [
         at_most(proved.engine.name, f"{name}_equals_torch", value, allowed)
         for name, value in (("mean", worst_mean), ("variance", worst_variance))
     ]
 
 
-def _torch_draws(subject: Subject, index: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """Outputs [draws, *output] of torch's own dropout for one frame; every engine is held against the same ones."""
+def _watched(subject: Subject, seed: int) -> NDArray[np.int64]:
+    """Which elements of the flattened output are compared."""
+    elements = math.prod(subject.manifest.output.shape)
+    if elements <= MOMENT_OUTPUTS:
+        return np.arange(elements)
+    return np.random.Generator(np.random.Philox(seed)).choice(elements, MOMENT_OUTPUTS, replace=False)
+
+
+def _engine_draws(proved: EngineSubject, index: int, draws: int, seed: int) -> NDArray[np.generic]:
+    """Watched outputs [draws, n] of the graphs for one frame, under masks that are not in the bank."""
+    subject = proved.subject
+    watched = _watched(subject, seed)
+    passes = proved.stream(subject.frames[index], _fresh_masks(subject, draws))
+    return np.concatenate([outputs.reshape(len(outputs), -1)[:, watched] for outputs in passes])
+
+
+def _fresh_masks(subject: Subject, draws: int) -> Iterator[Arrays]:
+    """The masks behind the bank, a chunk at a time."""
+    bank = subject.manifest.bank
+    for start in range(0, draws, bank.chunk):
+        yield masks(bank, draw_keep(bank, bank.members + start, min(bank.chunk, draws - start)))
+
+
+def _torch_draws(subject: Subject, index: int, draws: int, seed: int) -> NDArray[np.float32]:
+    """Watched outputs [draws, n] of torch's own dropout for one frame; every engine is held against the same ones."""
     key = (index, draws, seed)
     if key not in subject.drawn:
         assert subject.sampler is not None
-        frame = tensors(subject.frames[index])
+        frame, watched = tensors(subject.frames[index]), _watched(subject, seed)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
             torch.manual_seed(seed)
-            passes = [subject.sampler(*frame).numpy() for _ in range(draws)]
-        subject.drawn[key] = np.stack(passes).astype(np.float64)
+            passes = [subject.sampler(*frame).numpy().ravel()[watched] for _ in range(draws)]
+        subject.drawn[key] = np.stack(passes)
     return subject.drawn[key]
 
 

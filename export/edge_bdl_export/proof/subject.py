@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,8 +64,8 @@ class Subject:
             return np.stack([self.density(*self.network.trunk(tensors(frame))[1]).numpy() for frame in self.frames])
 
     @cached_property
-    def drawn(self) -> dict[tuple[int, int, int], NDArray[np.float64]]:
-        """What torch's own dropout drew, by frame, number of draws and seed."""
+    def drawn(self) -> dict[tuple[int, int, int], NDArray[np.float32]]:
+        """What torch's own dropout drew of the outputs that are watched, by frame, number of draws and seed."""
         return {}
 
     @cached_property
@@ -98,22 +98,23 @@ class EngineSubject:
 
     def split(self, frame: Arrays, members: Arrays) -> NDArray[np.generic]:
         """Outputs [n, *output] of any number of members through trunk and head, chunk by chunk."""
+        chunk, total = self.subject.manifest.bank.chunk, len(next(iter(members.values())))
+        blocks = (
+            {name: value[start : start + chunk] for name, value in members.items()} for start in range(0, total, chunk)
+        )
+        return np.concatenate(list(self.stream(frame, blocks)))
+
+    def stream(self, frame: Arrays, blocks: Iterable[Arrays]) -> Iterator[NDArray[np.generic]]:
+        """Outputs [n, *output] of each block of at most a chunk of members, one block at a time."""
         head, chunk = self.engine.graph("head"), self.subject.manifest.bank.chunk
         trunk = self.engine.graph("trunk").run(frame)
         boundary = {spec.name: np.array(trunk[spec.name]) for spec in self.subject.manifest.boundary}
-        total = len(next(iter(members.values())))
-        parts = []
-        for start in chunks(total, chunk):
-            # The last chunk repeats its last member; what is too much is cut off below.
-            rows = np.minimum(np.arange(start, start + chunk), total - 1)
-            held = head.hold({name: np.ascontiguousarray(value[rows]) for name, value in members.items()})
-            parts.append(np.array(head.run(boundary, held)[MEMBERS_OUTPUT]))
-        return np.concatenate(parts)[:total]
-
-
-def chunks(total: int, size: int) -> Iterator[int]:
-    """Where each chunk starts."""
-    return iter(range(0, total, size))
+        for block in blocks:
+            count = len(next(iter(block.values())))
+            # A short block repeats its last member; what is too much is cut off below.
+            rows = np.minimum(np.arange(chunk), count - 1)
+            held = head.hold({name: np.ascontiguousarray(value[rows]) for name, value in block.items()})
+            yield np.array(head.run(boundary, held)[MEMBERS_OUTPUT])[:count]
 
 
 def tensors(frame: Arrays) -> tuple[torch.Tensor, ...]:
