@@ -48,6 +48,7 @@ class TfliteEngine:
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
         path = graph_file(folder, "graph.tflite", self.name)
+        _check_size(path, manifest)
         module, package = _vendor()
         self.version = f"{package} {importlib.metadata.version(package)}"
         try:
@@ -72,6 +73,18 @@ class TfliteEngine:
             except Exception as error:
                 raise failure(self.name, f"load signature {name}", error) from error
         return self._graphs[name]
+
+
+def _check_size(path: Path, manifest: Manifest) -> None:
+    """A bundle's digests are checked when it is opened; of what changed since, this is what kills the process.
+
+    tflite-runtime does not verify a file: it reads past the end of one that was cut off.
+    """
+    entry, size = manifest.files.get(path.name), path.stat().st_size
+    if entry is not None and size != entry.bytes:
+        raise EngineError(
+            f"tflite could not load {path.name}: it has {size} bytes, the manifest says {entry.bytes}; run edge-bdl verify"
+        )
 
 
 def _vendor() -> tuple[Any, str]:
