@@ -83,7 +83,7 @@ def _check_size(path: Path, manifest: Manifest) -> None:
     entry, size = manifest.files.get(path.name), path.stat().st_size
     if entry is not None and size != entry.bytes:
         raise EngineError(
-            f"tflite could not load {path.name}: it has {size} bytes, by the manifest {entry.bytes}; see edge-bdl verify"
+            f"tflite could not load {path.name}: {size} bytes, the manifest says {entry.bytes}; run edge-bdl verify"
         )
 
 
