@@ -23,6 +23,9 @@ Selection = Literal["iid", "balanced", "selected", "given"]
 Reduction = Literal["max", "mean"]
 ThresholdSource = Literal["episode_replay", "frame_quantiles"]
 
+# A camera whose two periods are longer than this is too slow to be safe.
+LONGEST_TIMEOUT_S = 0.4
+
 # Names that the graphs of every bundle use. Frame inputs keep the model's own names.
 MEMBERS_OUTPUT = "members"
 DETERMINISTIC_OUTPUT = "output"
@@ -237,8 +240,8 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
         )  # fmt: skip
         if not all(math.isfinite(value) and value > 0.0 for value in durations):
             raise ValueError("every time and rate of the policy is positive and finite")
-        if self.assessment_timeout_s > 0.4:
-            raise ValueError(f"assessment_timeout_s is at most 0.4, got {self.assessment_timeout_s}")
+        if self.assessment_timeout_s > LONGEST_TIMEOUT_S:
+            raise ValueError(f"assessment_timeout_s is at most {LONGEST_TIMEOUT_S:g}, got {self.assessment_timeout_s}")
 
 
 class PolicySpec(_Part, frozen=True, kw_only=True):

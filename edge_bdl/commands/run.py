@@ -15,11 +15,9 @@ from edge_bdl.commands.arguments import Parser, add_engine, open_runtime, positi
 from edge_bdl.commands.frames import frame_files, read_frame
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import EdgeBdlError, EngineError, InputError
-from edge_bdl.manifest import PolicySpec
+from edge_bdl.manifest import LONGEST_TIMEOUT_S, PolicySpec
 from edge_bdl.policy import Decision, Evidence, Level, Policy
 from edge_bdl.runtime import Runtime
-
-_LONGEST_TIMEOUT_S = 0.4
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -104,9 +102,9 @@ def _at_rate(spec: PolicySpec, rate: float | None) -> PolicySpec:
     if rate is None:
         return spec
     timeout_s = max(spec.config.assessment_timeout_s, 2.0 / rate)
-    if timeout_s > _LONGEST_TIMEOUT_S:
+    if timeout_s > LONGEST_TIMEOUT_S:
         raise InputError(
-            f"a camera of {rate:g} Hz is too slow to be safe, expected at least {2.0 / _LONGEST_TIMEOUT_S:g} Hz"
+            f"a camera of {rate:g} Hz is too slow to be safe, expected at least {2.0 / LONGEST_TIMEOUT_S:g} Hz"
         )
     return msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, assessment_timeout_s=timeout_s))
 

@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import Bank, PolicyConfig, PolicySpec, Reduction, Score, Thresholds, ThresholdSource
+from edge_bdl.manifest import (
+    LONGEST_TIMEOUT_S,
+    Bank,
+    PolicyConfig,
+    PolicySpec,
+    Reduction,
+    Score,
+    Thresholds,
+    ThresholdSource,
+)
 from edge_bdl.policy import Evidence, Level, Policy
 
 ScoresBySamples = Mapping[str, Mapping[int, NDArray[Any]]]
@@ -25,7 +34,6 @@ FloatArray = NDArray[np.float64]
 CONFIDENCE = 0.95  # of every bound that is stated
 SLOW_QUANTILE = 0.99
 HANDOFF_QUANTILE = 0.999
-LONGEST_TIMEOUT_S = 0.4
 MIN_FRAMES = 10
 
 

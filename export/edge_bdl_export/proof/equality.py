@@ -6,12 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, ParityCheck, StochasticInput
+from edge_bdl.verification import DENSITY_TOLERANCE, TOLERANCE
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject
-
-# Of the output's range. Engines and torch sum in other orders; single elements near zero may differ by more of
-# themselves.
-TOLERANCE = 1e-5
 
 
 def same_member_same_bits(proved: EngineSubject) -> ParityCheck:
@@ -87,7 +84,7 @@ def density_equals_torch(proved: EngineSubject) -> list[ParityCheck]:
             outputs = proved.fused(frame) if name == "fused" else proved.engine.graph("trunk").run(frame)
             rows.append(np.array(outputs[DENSITY_OUTPUT]))
         error = float(np.max(np.abs(np.stack(rows) - expected) / (np.abs(expected) + 1.0)))
-        checks.append(at_most(proved.engine.name, f"density_equals_torch[{name}]", error, 1e-3))
+        checks.append(at_most(proved.engine.name, f"density_equals_torch[{name}]", error, DENSITY_TOLERANCE))
     return checks
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from edge_bdl.manifest import ParityCheck, StochasticInput
 from edge_bdl.sampling import draw_keep, masks
+from edge_bdl.verification import TOLERANCE
 from edge_bdl_export.capture import plain_attention
 from edge_bdl_export.proof.check import at_most
-from edge_bdl_export.proof.equality import TOLERANCE
 from edge_bdl_export.proof.subject import Arrays, EngineSubject, Subject, tensors
 
 # Of all checks together: the masks, and the moments under each of two engines.
