@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from edge_bdl.errors import BundleError
+from edge_bdl.errors import BundleError, InputError
 
 SCHEMA_VERSION = 1
 
@@ -25,6 +25,8 @@ ThresholdSource = Literal["episode_replay", "frame_quantiles"]
 
 # A camera whose two periods are longer than this is too slow to be safe.
 LONGEST_TIMEOUT_S = 0.4
+# A robot that is blind must not take longer to stop than this.
+LONGEST_RAMP_S = 1.0
 
 # Names that the graphs of every bundle use. Frame inputs keep the model's own names.
 MEMBERS_OUTPUT = "members"
@@ -208,6 +210,7 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
         slow_factor: Speed factor of SLOW where no curve was calibrated.
         slow_budget_s: Time in SLOW that becomes HANDOFF; leaky.
         budget_recharge: Seconds of budget that come back per second outside SLOW.
+        hold_ramp_s: HOLD ramps the limit to zero in this time; 0: at once. It comes on top of ``assessment_timeout_s``.
         handoff_ramp_s: HANDOFF ramps the limit to zero in this time.
         handoff_to_stop_s: HANDOFF unanswered this long becomes STOP.
         loosen_per_s: How fast the speed factor may rise.
@@ -223,6 +226,7 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
     slow_factor: float = 0.5
     slow_budget_s: float = 3.0
     budget_recharge: float = 0.25
+    hold_ramp_s: float = 0.0
     handoff_ramp_s: float = 1.0
     handoff_to_stop_s: float = 10.0
     loosen_per_s: float = 0.5
@@ -240,6 +244,8 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
         )  # fmt: skip
         if not all(math.isfinite(value) and value > 0.0 for value in durations):
             raise ValueError("every time and rate of the policy is positive and finite")
+        if not 0.0 <= self.hold_ramp_s <= LONGEST_RAMP_S:
+            raise ValueError(f"hold_ramp_s is in [0, {LONGEST_RAMP_S:g}], got {self.hold_ramp_s}")
         if self.assessment_timeout_s > LONGEST_TIMEOUT_S:
             raise ValueError(f"assessment_timeout_s is at most {LONGEST_TIMEOUT_S:g}, got {self.assessment_timeout_s}")
 
@@ -256,6 +262,20 @@ class PolicySpec(_Part, frozen=True, kw_only=True):
     config: PolicyConfig = PolicyConfig()
     scores: tuple[Score, ...] = ()
     source: ThresholdSource | None = None
+
+    def at_rate(self, rate_hz: float) -> PolicySpec:
+        """The same for a camera of this rate: evidence may be as old as two of its frames.
+
+        Raises:
+            InputError: Two frames take longer than a robot may be blind.
+        """
+        if not rate_hz * LONGEST_TIMEOUT_S >= 2.0:
+            raise InputError(
+                f"a camera of {rate_hz:g} Hz is too slow to be safe, expected at least {2.0 / LONGEST_TIMEOUT_S:g} Hz"
+            )
+        timeout_s = max(self.config.assessment_timeout_s, 2.0 / rate_hz)
+        config = msgspec.structs.replace(self.config, assessment_timeout_s=timeout_s)
+        return msgspec.structs.replace(self, config=config)
 
 
 class ParityCheck(_Part, frozen=True, kw_only=True):

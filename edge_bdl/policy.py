@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from edge_bdl.errors import InputError
 from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
 
 
@@ -308,16 +309,17 @@ class Policy:
 
     Args:
         spec: Thresholds and times, from the manifest.
-        stopped: Come up in a latched STOP: the persisted ``latched`` was set, or could not be read.
+        stopped: Why to come up in a latched STOP: the persisted ``latched`` was set, or could not be read.
     """
 
-    def __init__(self, spec: PolicySpec, *, stopped: bool = False) -> None:
+    def __init__(self, spec: PolicySpec, *, stopped: str | None = None) -> None:
+        self._spec = spec
         self._judge = _Judge(spec)
         self._state = _State(
             config=spec.config,
-            level=Level.STOP if stopped else Level.HOLD,
-            reason="stopped before the restart" if stopped else "started",
-            has_driven=stopped,
+            level=Level.HOLD if stopped is None else Level.STOP,
+            reason="started" if stopped is None else stopped,
+            has_driven=stopped is not None,
         )
 
     @property
@@ -337,11 +339,30 @@ class Policy:
 
     def reconfigure(self, spec: PolicySpec) -> None:
         """Take other thresholds and times: NOMINAL and SLOW fall back to HOLD, HANDOFF and STOP stay."""
+        self._spec = spec
         self._judge = _Judge(spec)
         self._state.config = spec.config
         self._learn(_Verdict(fault="reconfigured, no assessment yet"), 0.0)
         self._transit()
         self._tighten()
+
+    def snapshot(self) -> bytes:
+        """All that is remembered, thresholds apart: after the same steps a restored policy decides the same."""
+        return msgspec.msgpack.encode(self._state)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot of a policy with the same thresholds.
+
+        Raises:
+            InputError: It is no snapshot of this version's policy.
+        """
+        try:
+            state = msgspec.msgpack.decode(snapshot, type=_State)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise InputError(f"this is no snapshot of a policy of this version: {error}") from error
+        self._spec = msgspec.structs.replace(self._spec, config=state.config)
+        self._judge = _Judge(self._spec)
+        self._state = state
 
     def step(
         self,
@@ -402,8 +423,9 @@ class Policy:
             state.slow_spent_s += passed_s
         else:
             state.slow_spent_s = max(0.0, state.slow_spent_s - config.budget_recharge * passed_s)
-        if state.level is Level.HANDOFF:
-            state.factor = state.ramp_from * max(0.0, 1.0 - state.in_level_s / config.handoff_ramp_s)
+        ramp_s = self._ramp_to_zero_s()
+        if ramp_s > 0.0:
+            state.factor = state.ramp_from * max(0.0, 1.0 - state.in_level_s / ramp_s)
         else:
             state.factor = min(self._allowed(), state.factor + config.loosen_per_s * passed_s)
 
@@ -426,10 +448,21 @@ class Policy:
                 state.has_driven |= target is Level.NOMINAL
                 return
 
+    def _ramp_to_zero_s(self) -> float:
+        """How long this level takes to reach zero; 0 where it is there at once, or does not go there."""
+        config = self._state.config
+        if self._state.level is Level.HANDOFF:
+            return config.handoff_ramp_s
+        return config.hold_ramp_s if self._state.level is Level.HOLD else 0.0
+
     def _allowed(self) -> float:
         """The speed factor that the level and the newest frame allow, ramps apart."""
         state = self._state
-        if state.level in (Level.HOLD, Level.STOP) or state.verdict.fault is not None or state.human_in_control:
+        if state.level is Level.STOP or state.human_in_control:
+            return 0.0
+        if state.level is Level.HOLD:
+            return 1.0 if state.config.hold_ramp_s > 0.0 else 0.0
+        if state.verdict.fault is not None:
             return 0.0
         return state.verdict.speed_factor if state.level is Level.SLOW else 1.0
 

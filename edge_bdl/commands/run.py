@@ -15,7 +15,6 @@ from edge_bdl.commands.arguments import Parser, add_engine, open_runtime, positi
 from edge_bdl.commands.frames import frame_files, read_frame
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import EdgeBdlError, EngineError, InputError
-from edge_bdl.manifest import LONGEST_TIMEOUT_S, PolicySpec
 from edge_bdl.policy import Decision, Evidence, Level, Policy
 from edge_bdl.runtime import Runtime
 
@@ -48,7 +47,8 @@ def run(argv: Sequence[str]) -> int:
     if len(runtime.manifest.inputs) != 1:
         raise InputError(f"run takes bundles with one input, this one has {len(runtime.manifest.inputs)}")
     files = frame_files(options.source)
-    policy = Policy(_at_rate(runtime.manifest.policy, options.rate))
+    spec = runtime.manifest.policy
+    policy = Policy(spec if options.rate is None else spec.at_rate(options.rate))
     runtime.warm_up()
     ticks: list[Tick] = []
     for tick in drive(runtime, policy, files, _clock(options.rate)):
@@ -95,18 +95,6 @@ def _clock(rate: float | None) -> Callable[[int], float]:
         return lambda index: index / rate
     start = time.monotonic()
     return lambda index: time.monotonic() - start
-
-
-def _at_rate(spec: PolicySpec, rate: float | None) -> PolicySpec:
-    """Evidence may be as old as two frames of the camera, and never older than a slow robot can bear."""
-    if rate is None:
-        return spec
-    timeout_s = max(spec.config.assessment_timeout_s, 2.0 / rate)
-    if timeout_s > LONGEST_TIMEOUT_S:
-        raise InputError(
-            f"a camera of {rate:g} Hz is too slow to be safe, expected at least {2.0 / LONGEST_TIMEOUT_S:g} Hz"
-        )
-    return msgspec.structs.replace(spec, config=msgspec.structs.replace(spec.config, assessment_timeout_s=timeout_s))
 
 
 def _times(ticks: Sequence[Tick]) -> dict[str, float]:

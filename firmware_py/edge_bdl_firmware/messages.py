@@ -122,12 +122,13 @@ class Step(Message, frozen=True, kw_only=True):
         speed_factor: The decision's.
         reason: The decision's.
         command: The newest command as it came; None without a fresh one.
-        output: What was sent on.
+        output: The command that may pass: zeros where none may.
+        kept: What passes untouched beside it: the newest valid command's.
         late_ms: How much later than planned this tick came.
     """
 
     now_s: float
-    trigger: Literal["tick", "assessment", "command"]
+    trigger: Literal["tick", "assessment", "command", "human"]
     assessment: int | None = None
     age_s: float = 0.0
     fault: str | None = None
@@ -140,6 +141,7 @@ class Step(Message, frozen=True, kw_only=True):
     reason: str
     command: tuple[float, ...] | None = None
     output: tuple[float, ...]
+    kept: tuple[float, ...] = ()
     late_ms: float = 0.0
 
 

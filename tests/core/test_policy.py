@@ -31,7 +31,7 @@ INVALID = Evidence({}, 16, 0.0, "the output is not finite")
 class Robot:
     """A policy and its clock."""
 
-    def __init__(self, spec: PolicySpec = SPEC, *, stopped: bool = False, tick_s: float = TICK_S) -> None:
+    def __init__(self, spec: PolicySpec = SPEC, *, stopped: str | None = None, tick_s: float = TICK_S) -> None:
         self.policy = Policy(spec, stopped=stopped)
         self.tick_s = tick_s
         self.now_s = 100.0
@@ -424,7 +424,7 @@ def test_stop_left_then_needs_good_assessments_again() -> None:
 
 def test_a_restart_comes_up_stopped_where_it_was_stopped_or_nobody_had_answered() -> None:
     assert [build().policy.latched for build, _ in STATES.values()] == [False, False, False, False, True, True, True]
-    robot = Robot(stopped=True)
+    robot = Robot(stopped="stopped before the restart")
     assert robot.run(20.0, GOOD).level is Level.STOP
     assert robot.tick(GOOD, acknowledged=True, standstill=True).level is Level.HOLD
     # It drove before the restart, so that HOLD does not wait for ever.

@@ -148,7 +148,7 @@ class Moment:
 
 
 def told(story: list[Tick], spec: PolicySpec = SPEC, *, stopped: bool = False) -> list[Moment]:
-    policy, oracle = Policy(spec, stopped=stopped), Oracle()
+    policy, oracle = Policy(spec, stopped="stopped before the restart" if stopped else None), Oracle()
     decision = Decision(policy.level, 0.0, "")
     now_s, human, moments = 1000.0, False, []
     for tick in story:
