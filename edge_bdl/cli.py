@@ -34,7 +34,18 @@ VERBS = {
     ),
     "predict": Verb("edge_bdl.commands.predict:predict", "predict one frame, with its uncertainty"),
     "profile": Verb("edge_bdl.commands.profile:profile", "measure latency, memory and cold start on this machine"),
-    "run": Verb("edge_bdl.commands.run:run", "run a bundle and its policy over a folder of frames"),
+    "run": Verb("edge_bdl_firmware.commands.run:run", "monitor and gate over a camera, a folder or a recording"),
+    "monitor": Verb("edge_bdl_firmware.commands.monitor:monitor", "frames in, assessments out (without ROS)"),
+    "gate": Verb("edge_bdl_firmware.commands.gate:gate", "commands in, as much of them as is safe out (without ROS)"),
+    "guard": Verb("edge_bdl_firmware.commands.guard:guard", "zeros when the gate's heartbeat is lost (without ROS)"),
+    "ros-monitor": Verb("edge_bdl_firmware.commands.ros_monitor:ros_monitor", "the monitor as a ROS 2 node"),
+    "ros-gate": Verb("edge_bdl_firmware.commands.ros_gate:ros_gate", "the gate as a ROS 2 node"),
+    "ros-guard": Verb("edge_bdl_firmware.commands.ros_guard:ros_guard", "the guard as a ROS 2 node"),
+    "doctor": Verb("edge_bdl_firmware.commands.doctor:doctor", "check a live ROS 2 system for what would go wrong"),
+    "watch": Verb("edge_bdl_firmware.commands.watch:watch", "show what monitor and gate are doing"),
+    "record": Verb("edge_bdl_firmware.commands.record:record", "keep the seconds around what went wrong, as MCAP"),
+    "replay": Verb("edge_bdl_firmware.commands.replay:replay", "decide a recording again, and compare"),
+    "recover": Verb("edge_bdl_firmware.commands.recover:recover", "rescue a recording that was cut short"),
 }
 
 
@@ -91,7 +102,7 @@ def _function(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {name:<9}{verb.summary}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<12}{verb.summary}" for name, verb in VERBS.items())
     footer = "edge-bdl VERB --help says more. Exit codes: 0 good, 1 the check asked for failed, 2 bad usage or input."
     return f"usage: edge-bdl VERB ...\n\n{verbs}\n\n{footer}"
 

@@ -13,7 +13,7 @@ from edge_bdl.runtime import Runtime
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of one verb that takes a bundle; what it cannot parse is an ``InputError``, so one line.
+    """A parser of one verb; what it cannot parse is an ``InputError``, so one line.
 
     Args:
         verb: Its name.
@@ -22,8 +22,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, summary: str) -> None:
         super().__init__(prog=f"edge-bdl {verb}", description=summary, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+class BundleParser(Parser):
+    """A parser of one verb that takes a bundle."""
+
+    def __init__(self, verb: str, summary: str) -> None:
+        super().__init__(verb, summary)
         self.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder, NAME.ebdl")
-        self.add_argument("--json", action="store_true", help="print one JSON object")
         self.add_argument(
             "--trusted-key",
             metavar="FILE",
@@ -31,9 +41,10 @@ class Parser(argparse.ArgumentParser):
             help="ed25519 public key (PEM, or 32 raw bytes) that must have signed",
         )
 
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
-        raise InputError(f"{message}; see {self.prog} --help")
+
+def add_json(parser: Parser) -> None:
+    """``--json`` of verbs that print a result."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def add_engine(parser: Parser) -> None:
@@ -87,13 +98,17 @@ def open_bundle(options: argparse.Namespace) -> Bundle:
     return Bundle.open(options.bundle, read_key(options.trusted_key))
 
 
-def open_runtime(options: argparse.Namespace) -> Runtime:
+def open_runtime(options: argparse.Namespace, bundle: Bundle | None = None) -> Runtime:
     """A runtime on the engine that was asked for, else on the bundle's first engine that is installed.
+
+    Args:
+        options: Of a parser with `add_engine` and ``--samples``.
+        bundle: Where it is open already.
 
     Raises:
         MissingExtraError: The engine, or every engine of the bundle, is not installed.
     """
-    bundle = open_bundle(options)
+    bundle = bundle or open_bundle(options)
     engines: Iterable[str] = bundle.manifest.engines if options.engine is None else (options.engine,)
     missing = []
     for engine in engines:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge_bdl.bundle import Bundle
-from edge_bdl.commands.arguments import Parser, open_bundle
+from edge_bdl.commands.arguments import BundleParser, add_json, open_bundle
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.manifest import Manifest, TensorSpec
 
@@ -17,7 +17,9 @@ def inspect(argv: Sequence[str]) -> int:
     Raises:
         EdgeBdlError: Bad usage, or the bundle is not sound.
     """
-    options = Parser("inspect", "Say what a bundle is, after checking its files.").parse_args(argv)
+    parser = BundleParser("inspect", "Say what a bundle is, after checking its files.")
+    add_json(parser)
+    options = parser.parse_args(argv)
     bundle = open_bundle(options)
     if options.json:
         print_json(_facts(bundle))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_bdl.commands.arguments import Parser, add_engine, open_runtime, positive
+from edge_bdl.commands.arguments import BundleParser, add_engine, add_json, open_runtime, positive
 from edge_bdl.commands.frames import read_frame
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import InputError
@@ -22,7 +22,7 @@ def predict(argv: Sequence[str]) -> int:
     Raises:
         EdgeBdlError: Bad usage, a bundle that is not sound, or a frame that does not fit it.
     """
-    parser = Parser("predict", "Predict one frame, with its uncertainty.")
+    parser = BundleParser("predict", "Predict one frame, with its uncertainty.")
     parser.add_argument(
         "--input", metavar="FILE", type=Path, action="append", required=True,
         help=".npy file or image; once per input of the bundle, in the bundle's order",
@@ -30,6 +30,7 @@ def predict(argv: Sequence[str]) -> int:
     parser.add_argument("--samples", type=int, help="members to use (default: all of the bank)")
     parser.add_argument("--deadline-ms", type=positive, help="return within this time, with the members that fit")
     add_engine(parser)
+    add_json(parser)
     options = parser.parse_args(argv)
     runtime = open_runtime(options)
     specs = runtime.manifest.inputs

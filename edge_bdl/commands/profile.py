@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_bdl.commands.arguments import Parser, open_bundle, positive, whole_numbers
+from edge_bdl.commands.arguments import BundleParser, add_json, open_bundle, positive, whole_numbers
 from edge_bdl.commands.output import print_json
 from edge_bdl.errors import InputError
 from edge_bdl.profile_report import to_html, to_text
@@ -27,7 +27,7 @@ def profile(argv: Sequence[str]) -> int:
     Raises:
         EdgeBdlError: Bad usage, a bundle that is not sound, or an engine that fails.
     """
-    parser = Parser("profile", "Measure a bundle's latency, memory and cold start on this machine.")
+    parser = BundleParser("profile", "Measure a bundle's latency, memory and cold start on this machine.")
     parser.add_argument(
         "--engine", action="append", help="which engine (may be repeated; default: all that are installed)"
     )
@@ -39,6 +39,7 @@ def profile(argv: Sequence[str]) -> int:
         "--seconds", type=positive, default=15.0, help="for each engine and thread number (default: 15)"
     )
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write one self-contained page")
+    add_json(parser)
     options = parser.parse_args(argv)
     report = measure(
         open_bundle(options),

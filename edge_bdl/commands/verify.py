@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_bdl.bundle import Bundle
-from edge_bdl.commands.arguments import Parser, read_key
+from edge_bdl.commands.arguments import BundleParser, add_json, read_key
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import BundleError, EngineError, InputError, MissingExtraError, SignatureError
@@ -19,10 +19,11 @@ def verify(argv: Sequence[str]) -> int:
     Raises:
         EdgeBdlError: Bad usage, or an engine that was asked for is not installed.
     """
-    parser = Parser(
+    parser = BundleParser(
         "verify", "Check a bundle's files and signature, and its golden outputs under each installed engine."
     )
     parser.add_argument("--engine", action="append", help="check this engine, and insist on it (may be repeated)")
+    add_json(parser)
     options = parser.parse_args(argv)
     if not options.bundle.is_dir():
         raise InputError(f"{options.bundle} is not a bundle folder")

@@ -18,12 +18,12 @@ class Background:
     """
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(_MOST_WAITING)
         self._began_s: float | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, job: Callable[[], None]) -> bool:
+    def put(self, job: Callable[[], object]) -> bool:
         """Have a job done soon; returns False where too many wait already. Never waits."""
         try:
             self._jobs.put_nowait(job)

@@ -6,7 +6,6 @@ disk and the log, is done by a thread.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,11 @@ import msgspec
 from edge_bdl_firmware.background import Background
 from edge_bdl_firmware.gate import Gate
 from edge_bdl_firmware.local.channel import Outbox
-from edge_bdl_firmware.messages import AnyMessage, Assessment, Command, Heartbeat, Human, Opening, Step
+from edge_bdl_firmware.messages import Assessment, Command, Heartbeat, Human, Opening, Step
 from edge_bdl_firmware.state_file import Latch, StateFile
+from edge_bdl_firmware.telemetry import Telemetry
 
 _SLOWEST_JOB_S = 1.0  # a disk or a log that takes longer may never come back
-_SNAPSHOT_S = 1.0
 
 
 class GateProcess:
@@ -41,22 +40,18 @@ class GateProcess:
         state_file: StateFile,
         sockets: Path,
         opening: Opening,
-        publish: Callable[[Step], None],
-        log: Callable[[str], None],
+        publish: Callable[[Step], object],
+        log: Callable[[str], object],
     ) -> None:
         self.gate = gate
         self.ticks = 0
-        self.opening = opening
+        self.telemetry = Telemetry(sockets, opening)
         self._state_file, self._publish, self._log = state_file, publish, log
+        self._guard = Outbox(sockets, "guard")
         self._background = Background("state and log")
+        self._disk_fault: str | None = None
         self._latched = gate.latched
         self._last: Step | None = None
-        self._sockets = sockets
-        self._recorder = Outbox(sockets, "recorder")
-        self._guard = Outbox(sockets, "guard")
-        self._watchers: dict[str, Outbox] = {}
-        self._next_snapshot_s = 0.0
-        self._objection: str | None = None  # of the disk
 
     @property
     def last(self) -> Step | None:
@@ -65,16 +60,16 @@ class GateProcess:
 
     def tick(self, late_ms: float = 0.0) -> Step:
         """Time passed."""
+        slow = self._background.busy_s() > _SLOWEST_JOB_S
+        self.gate.object("disk", "the disk or the log does not answer" if slow else self._disk_fault)
         now_s = time.monotonic()
-        self._look_after_background()
         step = self._take(self.gate.tick(now_s, late_ms))
         self._guard.send(Heartbeat(now_s=now_s))
         self.ticks += 1
-        if now_s >= self._next_snapshot_s:
-            self._next_snapshot_s = now_s + _SNAPSHOT_S
-            self._find_watchers()
-            self._tell(self.opening)
-            self._recorder.send(self.gate.snapshot(now_s))
+        if self.telemetry.refresh(now_s):
+            self.telemetry.record(self.gate.snapshot(now_s))
+            if self._disk_fault is not None:
+                self._persist(step)
         return step
 
     def assess(self, assessment: Assessment) -> Step:
@@ -88,7 +83,7 @@ class GateProcess:
 
     def human(self, human: Human) -> Step:
         """A person did something."""
-        self._recorder.send(human)
+        self.telemetry.record(human)
         return self._take(self.gate.human(time.monotonic(), human))
 
     def stop(self) -> None:
@@ -103,46 +98,25 @@ class GateProcess:
         # An assessment that changes nothing needs no command of its own.
         if before is None or step.trigger != "assessment" or step.output != before.output:
             self._publish(step)
-        self._tell(step)
+        self.telemetry.tell(step)
         if before is None or step.level != before.level:
-            self._recorder.send(self.gate.snapshot(step.now_s))
+            self.telemetry.record(self.gate.snapshot(step.now_s))
             self._background.put(lambda: self._log(f"{step.level}: {step.reason}"))
         if self.gate.latched != self._latched:
-            self._persist(Latch(self.gate.latched, f"{step.level}: {step.reason}"))
+            self._persist(step)
         return step
 
-    def _persist(self, latch: Latch) -> None:
+    def _persist(self, step: Step) -> None:
+        latch = Latch(self.gate.latched, f"{step.level}: {step.reason}")
+
         def write() -> None:
             try:
                 self._state_file.write(latch)
             except OSError as error:
-                self._objection = f"a latched STOP could not be kept: {error}"
+                self._disk_fault = f"a latched STOP cannot be kept: {error}"
             else:
-                self._objection = None
+                self._disk_fault = None
 
-        # Not taken: tried again at the next step, for as long as the two differ.
+        # Where it is not taken it is tried again at the next step, for as long as the two differ.
         if self._background.put(write):
             self._latched = latch.latched
-
-    def _look_after_background(self) -> None:
-        slow = self._background.busy_s() > _SLOWEST_JOB_S
-        self.gate.object("disk", "the disk or the log does not answer" if slow else self._objection)
-
-    def _tell(self, message: AnyMessage) -> None:
-        self._recorder.send(message)
-        for watcher in self._watchers.values():
-            watcher.send(message)
-
-    def _find_watchers(self) -> None:
-        try:
-            names = {name[: -len(".sock")] for name in os.listdir(self._sockets) if _is_watcher(name)}
-        except OSError:
-            names = set()
-        for name in self._watchers.keys() - names:
-            self._watchers.pop(name).close()
-        for name in names - self._watchers.keys():
-            self._watchers[name] = Outbox(self._sockets, name)
-
-
-def _is_watcher(name: str) -> bool:
-    return name.startswith("watch.") and name.endswith(".sock")

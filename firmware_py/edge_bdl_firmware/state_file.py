@@ -17,6 +17,12 @@ from edge_bdl.disk import flush_folder
 _BYTES = 1024
 
 
+def default_state_path() -> Path:
+    """Where a gate keeps its state if nobody says: in systemd's state directory, else in the user's."""
+    folder = os.environ.get("STATE_DIRECTORY")
+    return Path(folder) / "gate.state" if folder else Path.home() / ".local/state/edge-bdl/gate.state"
+
+
 class Latch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is remembered.
 
