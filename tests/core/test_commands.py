@@ -56,9 +56,9 @@ def frame(tmp_path: Path) -> Path:
 
 def installed() -> str:
     """The engine that a command takes by default here."""
-    from edge_bdl.commands.arguments import Parser, add_engine, open_runtime
+    from edge_bdl.commands.arguments import BundleParser, add_engine, open_runtime
 
-    parser = Parser("predict", "")
+    parser = BundleParser("predict", "")
     add_engine(parser)
     parser.set_defaults(samples=None)
     return open_runtime(parser.parse_args([MASKS])).engine.name
@@ -289,120 +289,6 @@ def test_frames_come_in_the_order_of_the_numbers_in_their_names(tmp_path: Path) 
     for name in ("10_cam.npy", "9_cam.npy", "100_cam.npy", "notes.txt", "a.npy"):
         (tmp_path / name).touch()
     assert [path.name for path in frame_files(tmp_path)] == ["a.npy", "9_cam.npy", "10_cam.npy", "100_cam.npy"]
-
-
-# run
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Forty frames: the calibration's kind, with ten all-red ones in the middle."""
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    golden = Bundle.open(MASKS).golden()["input.frame"]
-    red = np.zeros_like(golden[0])
-    red[..., 0] = 255
-    for index in range(40):
-        np.save(folder / f"{index}.npy", red if 20 <= index < 30 else golden[index % 3])
-    return folder
-
-
-def test_run_starts_held_and_drives_after_five_good_frames(edge_bdl: Callable[..., Ran], source: Path) -> None:
-    ran = edge_bdl("run", MASKS, "--source", source, "--rate", 20, "--json")
-    assert ran.code == 0
-    answer = ran.json
-    assert list(answer) == ["frames", "faults", "level_s", "p50_ms", "ticks"]
-    assert (answer["frames"], answer["faults"]) == (40, 0)
-    levels = [tick["level"] for tick in answer["ticks"]]
-    assert levels[:20] == ["HOLD"] * 4 + ["NOMINAL"] * 16
-    assert [tick["speed_factor"] for tick in answer["ticks"][:4]] == [0.0] * 4
-    assert math.isclose(sum(answer["level_s"].values()), 39 / 20)
-    # Red frames are nothing like the calibration's: their density is over the HANDOFF threshold, and that acts at once.
-    assert levels[20:] == ["HANDOFF"] * 20
-    assert answer["ticks"][20]["scores"]["density"] > answer["ticks"][19]["scores"]["density"]
-
-
-def test_run_tells_people_what_changed_and_for_how_long(edge_bdl: Callable[..., Ran], source: Path) -> None:
-    lines = edge_bdl("run", MASKS, "--source", source, "--rate", 20).out.splitlines()
-    assert [line.split()[3] for line in lines[:3]] == ["HOLD:", "NOMINAL:", "HANDOFF:"]
-    assert lines[3].startswith("40 frames, 0 without valid evidence")
-
-
-def test_a_frame_that_cannot_be_read_on_the_way_is_a_fault_and_holds(
-    edge_bdl: Callable[..., Ran], source: Path
-) -> None:
-    (source / "10.npy").write_bytes(b"damaged")
-    np.save(source / "12.npy", np.zeros((2, 2), np.uint8))
-    answer = edge_bdl("run", MASKS, "--source", source, "--rate", 20, "--json").json
-    assert answer["faults"] == 2
-    assert [tick["level"] for tick in answer["ticks"][9:14]] == ["NOMINAL", "HOLD", "HOLD", "HOLD", "HOLD"]
-    assert "10.npy cannot be read" in answer["ticks"][10]["reason"]
-    assert answer["ticks"][12]["speed_factor"] == 0.0
-
-
-def test_frames_that_do_not_fit_the_bundle_are_bad_input(edge_bdl: Callable[..., Ran], source: Path) -> None:
-    np.save(source / "0.npy", np.zeros((2, 2), np.uint8))
-    ran = edge_bdl("run", MASKS, "--source", source)
-    assert ran.code == 2
-    assert "expected frame: uint8 [1, 16, 16, 3]" in ran.err
-
-
-def test_without_a_rate_time_passes_as_it_does(edge_bdl: Callable[..., Ran], source: Path) -> None:
-    answer = edge_bdl("run", MASKS, "--source", source, "--json").json
-    times = [tick["time_s"] for tick in answer["ticks"]]
-    assert times == sorted(times)
-    assert times[0] != times[-1]
-
-
-def test_without_thresholds_nothing_drives(edge_bdl: Callable[..., Ran], tmp_path: Path, copy_bundle: Copy) -> None:
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for index in range(20):
-        np.save(folder / f"{index}.npy", np.zeros((1, 6), np.float32))
-    bundle = copy_bundle("tiny_weights")
-
-    def forget(manifest: dict[str, Any]) -> None:
-        manifest["policy"].update(scores=[], source=None)
-
-    _edit(bundle, forget)
-    answer = edge_bdl("run", bundle, "--source", folder, "--rate", 20, "--json").json
-    assert {tick["level"] for tick in answer["ticks"]} == {"HOLD"}
-    assert "no score to judge by" in answer["ticks"][0]["reason"]
-
-
-def _edit(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    import hashlib
-
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    edit(manifest)
-    raw = json.dumps(manifest).encode()
-    (folder / "manifest.json").write_bytes(raw)
-    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--rate", "4"), "a camera of 4 Hz is too slow to be safe, expected at least 5 Hz"),
-        (("--rate", "0"), "expected a number above 0"),
-        (("--samples", "0"), "samples must be"),
-    ],
-)
-def test_run_answers_bad_options_with_one_line(
-    arguments: tuple[str, str], message: str, edge_bdl: Callable[..., Ran], source: Path
-) -> None:
-    ran = edge_bdl("run", MASKS, "--source", source, *arguments)
-    assert (ran.code, ran.out) == (2, "")
-    assert message in ran.err
-
-
-def test_run_needs_a_folder_with_frames_and_a_bundle_with_one_input(
-    edge_bdl: Callable[..., Ran], tmp_path: Path, source: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "holds no frames" in edge_bdl("run", MASKS, "--source", tmp_path / "empty").err
-    assert "not a folder" in edge_bdl("run", MASKS, "--source", tmp_path / "camera").err
-    assert "this one has 2" in edge_bdl("run", DENSE, "--source", source).err
 
 
 # profile

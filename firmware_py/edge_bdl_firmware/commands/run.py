@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
     add_engine(parser)
     add_json(parser)
     options = parser.parse_args(argv)
+    # Whoever ends us, the processes are ended in their order and the recording is finished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # What is wrong with the arguments is said once, here, and not by each of the processes.
     bundle = open_bundle(options)
     if options.rate is not None:
