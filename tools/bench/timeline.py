@@ -3,8 +3,8 @@
     .venv/bin/python tools/bench/timeline.py [--bundle demo/carracing.ebdl] [--drives 5] [--keep FOLDER]
 
 A simulated car drives through ``edge-bdl run``; every drive is recorded, and its recording must replay to the same
-decisions. Two hazards, both sudden: thin fog that only slows, and thick fog that hands over to a scripted human. The thin
-one is short: with the second that its release takes, SLOW must not last for the 3 s that hand over.
+decisions. Two hazards, both sudden: thin fog that only slows, and thick fog that hands over to a scripted human. The
+thin one is short: with the second that its release takes, SLOW must not last for the 3 s that hand over.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,17 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 import report
-from drives import ALONE, UNANSWERED, WITH_HUMAN, Log, Plan, drive
+from drives import ALONE, PERIOD_S, UNANSWERED, WITH_HUMAN, Log, Plan, drive
 from edge_bdl.errors import EdgeBdlError
 from edge_bdl.profiling import profile
 from edge_bdl_export import export
 from edge_bdl_train.progress import progress_bars
 from edge_bdl_train.recipes.carracing import SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
+from live import drive_live
 from tables import DRIVE_HEAD, LATENCY_HEAD, drive_cells, latency_cells, summarise, verdict
 
 # What the network never saw. Severities are those of a bad day, not of a white frame.
 WEATHER = {"fog": 0.75, "night": 0.7, "snow": 0.7}
 _FIRST_SEED = 6_000
+_SUDDEN_S = 0.02
 _QUICK = CarRacingConfig(selection_drives=(6, 400), calibration_drives=(5, 500), test_drives=(2, 300))
 
 
@@ -87,8 +90,14 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     rows = summarise(logs)
     console.print(_table(DRIVE_HEAD, map(drive_cells, rows), words=2))
     console.print(verdict(rows, logs))
+    console.rule("the same in real time, through the processes of a robot")
+    recording = options.out / "drive.mcap"
+    with console.status("driving through edge-bdl run"):
+        live = _drive_in_real_time(bundle, recording, recipe.config.target_speed)
+    console.print(_story(live))
+    console.print(_replay(recording, bundle))
     command = "tools/demo --quick" if options.quick else "tools/demo"
-    results = report.Results(bundle, manifest, latency, logs, rows, WEATHER, command)
+    results = report.Results(bundle, manifest, latency, logs, rows, live, recording, WEATHER, command)
     report.write(results, options.out / "report.html")
     if options.picture:
         report.picture(results, options.picture)
@@ -111,6 +120,24 @@ def _drive_all(bundle: Path, tracks: int, target_speed: float) -> list[Log]:
     with progress_bars() as stage:
         advance = stage("drives", len(plans))
         return _in_processes(bundle, plans, advance)
+
+
+def _drive_in_real_time(bundle: Path, recording: Path, target_speed: float) -> Log:
+    recording.unlink(missing_ok=True)
+    weather = "fog"
+    plan = Plan(WITH_HUMAN, weather, WEATHER[weather], _FIRST_SEED, target_speed, 5.0, 8.0, _SUDDEN_S, 8.0)
+    return drive_live(bundle, plan, recording)
+
+
+def _story(log: Log) -> str:
+    """Levels in their order, with the time that each began."""
+    changes = itertools.groupby(enumerate(log.level), key=lambda entry: entry[1])
+    return "  ".join(f"{next(steps)[0] * PERIOD_S:.1f} s {level}" for level, steps in changes)
+
+
+def _replay(recording: Path, bundle: Path) -> str:
+    line = [sys.executable, "-m", "edge_bdl.cli", "replay", str(recording), str(bundle)]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _in_processes(bundle: Path, plans: list[Plan], advance: Callable[[], None]) -> list[Log]:

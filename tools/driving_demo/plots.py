@@ -49,6 +49,27 @@ def timeline(alone: Log, gated: Log, manifest: Manifest) -> bytes:
     return _png(figure)
 
 
+def live(log: Log, manifest: Manifest) -> bytes:
+    """The drive in real time: levels, scores, and the speed that was asked for, let pass, and driven."""
+    figure, (levels, scores, speed) = plt.subplots(
+        3, 1, figsize=(9.5, 5.2), sharex=True, height_ratios=(0.5, 1.4, 1.6), layout="constrained"
+    )
+    seconds = np.arange(log.plan.steps) * PERIOD_S
+    _levels(levels, seconds, log)
+    _scores(scores, seconds, log, manifest)
+    speed.axhline(log.plan.target_speed, color="#9aa5b1", lw=1.0, ls="--", label="commanded")
+    speed.plot(
+        seconds, np.array(log.speed_factor) * log.plan.target_speed, color=_GATED, lw=1.4, label="out of the gate"
+    )
+    speed.plot(seconds, log.speed, color=_ALONE, lw=1.2, label="driven")
+    speed.set(ylabel="speed\n[units/s]", xlabel="time [s]", ylim=(0, 1.35 * log.plan.target_speed))
+    speed.legend(loc="upper left", fontsize=8, frameon=False, ncols=3)
+    for axes in (scores, speed):
+        axes.axvspan(*_weather(log), color="#c9d6e2", alpha=0.35, lw=0, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
 def _levels(axes: Axes, seconds: NDArray[np.float64], log: Log) -> None:
     start = 0
     for step in range(1, len(log.level) + 1):

@@ -44,6 +44,8 @@ class Results:
         latency: What profiling measured.
         logs: Every drive.
         rows: What they add up to.
+        live: The drive in real time.
+        recording: Of that drive.
         weather: Severity by name.
         command: What was run.
     """
@@ -53,6 +55,8 @@ class Results:
     latency: Latency
     logs: Sequence[Log]
     rows: Sequence[Row]
+    live: Log
+    recording: Path
     weather: dict[str, float]
     command: str
 
@@ -63,6 +67,7 @@ def write(results: Results, path: Path) -> None:
         ("Off the road", _drives(results)),
         ("What the camera saw", page.image(plots.camera(_camera(results)), "the same place in every weather")),
         ("Second by second", "".join(page.image(png, "time line of one drive") for png in _timelines(results))),
+        ("The same in real time", _live(results)),
         ("Latency", _latency(results.latency)),
         ("The bundle", _bundle(results.manifest)),
     ]
@@ -97,6 +102,17 @@ def _timelines(results: Results) -> Iterator[bytes]:
         here = {log.plan.mode: log for log in reversed(results.logs) if log.plan.weather == weather}
         for mode in (WITH_HUMAN, UNANSWERED):
             yield plots.timeline(here[ALONE], here[mode], results.manifest)
+
+
+def _live(results: Results) -> str:
+    text = (
+        f"Sudden {results.live.plan.weather}, driven in real time through edge-bdl run: monitor, gate and recorder are "
+        f"the processes that run on a robot. {results.recording.name} opens in Foxglove, and edge-bdl replay decides it "
+        "again."
+    )
+    return page.image(plots.live(results.live, results.manifest), "time line of the drive in real time") + page.note(
+        text
+    )
 
 
 def _camera(results: Results) -> dict[str, tuple[NDArray[np.uint8], str]]:

@@ -1,0 +1,1 @@
+"""Camera frames on their way to the network: decoded, checked, and never queued."""
