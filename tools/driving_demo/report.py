@@ -107,12 +107,10 @@ def _timelines(results: Results) -> Iterator[bytes]:
 def _live(results: Results) -> str:
     text = (
         f"Sudden {results.live.plan.weather}, driven in real time through edge-bdl run: monitor, gate and recorder are "
-        f"the processes that run on a robot. {results.recording.name} opens in Foxglove, and edge-bdl replay decides it "
-        "again."
+        f"those of a robot. {results.recording.name} opens in Foxglove, and edge-bdl replay decides it again."
     )
-    return page.image(plots.live(results.live, results.manifest), "time line of the drive in real time") + page.note(
-        text
-    )
+    picture = plots.live(results.live, results.manifest)
+    return page.image(picture, "time line of the drive in real time") + page.note(text)
 
 
 def _camera(results: Results) -> dict[str, tuple[NDArray[np.uint8], str]]:

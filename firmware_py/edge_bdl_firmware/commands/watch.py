@@ -42,8 +42,10 @@ def watch(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(argv)
     metrics = _serve(options.metrics) if options.metrics is not None else None
-    # Both are how one ends it, and neither may leave the terminal as it is.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both are how one ends it, also where a script started it in the background, which ignores SIGINT for it; and
+    # neither may leave the terminal as it is.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with Inbox(options.sockets, f"watch.{os.getpid()}") as inbox:
         watcher = _Watcher(inbox, metrics)
         return _once(watcher, options.json) if options.once else _follow(watcher, options.json)

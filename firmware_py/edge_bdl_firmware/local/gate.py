@@ -47,6 +47,7 @@ def run_gate(
         base = Outbox(sockets, "base")
         process = GateProcess(gate, state_file, sockets, opening_of(bundle, spec, gate.config), base.send, _log)
         watchdog = Watchdog({"tick": lambda: process.ticks})
+        watchdog.ready()
         period_s = 1.0 / rate_hz
         planned_s = time.monotonic()
         while not signals.asked:

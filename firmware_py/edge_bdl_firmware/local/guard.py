@@ -30,6 +30,7 @@ def run_guard(sockets: Path, axes: int = 6) -> int:
     ticks, stopping = 0, False
     watchdog = Watchdog({"tick": lambda: ticks})
     with Inbox(sockets, "guard") as inbox:
+        watchdog.ready()
         while not signals.asked:
             if isinstance(inbox.receive(_PERIOD_S), Heartbeat):
                 # Its receipt counts, not what it says: one that was held up somewhere is no news.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ def run_monitor(
     checks: FrameChecks,
     deadline_ms: float | None = None,
 ) -> int:
-    """Be the monitor until the source or a signal ends it; returns the exit code: 1 where the source failed.
+    """Be the monitor until the source or a signal ends it; returns the exit code: 1 where its worker died.
 
     Args:
         bundle: What the runtime runs.
@@ -40,6 +39,9 @@ def run_monitor(
         sockets: Folder of the sockets.
         checks: Of the frames.
         deadline_ms: For every prediction.
+
+    Raises:
+        InputError: The source cannot be read any more.
     """
     signals = StopSignals()
     gate, telemetry = Outbox(sockets, "gate"), Telemetry(sockets, opening_of(bundle, runtime, deadline_ms))
@@ -73,8 +75,11 @@ def run_monitor(
     source.close()
     if not signals.asked:
         _await_last(monitor)
+    died = not monitor.alive
     monitor.stop()
-    return 1 if reader.failed or not (signals.asked or monitor.alive or reader.ended) else 0
+    if reader.error is not None:
+        raise reader.error
+    return int(died)
 
 
 def opening_of(bundle: Bundle, runtime: Runtime, deadline_ms: float | None = None) -> Opening:
@@ -95,16 +100,14 @@ class _Reader(threading.Thread):
     def __init__(self, source: Source, monitor: Monitor) -> None:
         super().__init__(name="source", daemon=True)
         self._source, self._monitor = source, monitor
-        self.ended = self.failed = False
+        self.error: EdgeBdlError | None = None
 
     def run(self) -> None:
         try:
             for frame in self._source.frames():
                 self._monitor.offer(frame)
-            self.ended = True
         except EdgeBdlError as error:
-            self.failed = True
-            print(f"monitor: {error}", file=sys.stderr, flush=True)
+            self.error = error
 
 
 def _await_last(monitor: Monitor) -> None:
