@@ -43,9 +43,11 @@ VERBS = {
     "ros-guard": Verb("edge_bdl_firmware.commands.ros_guard:ros_guard", "the guard as a ROS 2 node"),
     "doctor": Verb("edge_bdl_firmware.commands.doctor:doctor", "check a live ROS 2 system for what would go wrong"),
     "watch": Verb("edge_bdl_firmware.commands.watch:watch", "show what monitor and gate are doing"),
-    "record": Verb("edge_bdl_firmware.commands.record:record", "keep the seconds around what went wrong, as MCAP"),
-    "replay": Verb("edge_bdl_firmware.commands.replay:replay", "decide a recording again, and compare"),
-    "recover": Verb("edge_bdl_firmware.commands.recover:recover", "rescue a recording that was cut short"),
+    "record": Verb(
+        "edge_bdl_firmware.commands.record:record", "keep the seconds around what went wrong, as MCAP", "record"
+    ),
+    "replay": Verb("edge_bdl_firmware.commands.replay:replay", "decide a recording again, and compare", "record"),
+    "recover": Verb("edge_bdl_firmware.commands.recover:recover", "rescue a recording that was cut short", "record"),
 }
 
 

@@ -27,6 +27,8 @@ ThresholdSource = Literal["episode_replay", "frame_quantiles"]
 LONGEST_TIMEOUT_S = 0.4
 # A robot that is blind must not take longer to stop than this.
 LONGEST_RAMP_S = 1.0
+# The votes of so many frames fit into one number, on any machine and in any file.
+WIDEST_WINDOW = 63
 
 # Names that the graphs of every bundle use. Frame inputs keep the model's own names.
 MEMBERS_OUTPUT = "members"
@@ -236,6 +238,8 @@ class PolicyConfig(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.good_frames_to_start < 1 or not 1 <= self.slow_votes <= self.slow_window:
             raise ValueError("good_frames_to_start and slow_votes are at least 1, and slow_votes at most slow_window")
+        if self.slow_window > WIDEST_WINDOW:
+            raise ValueError(f"slow_window is at most {WIDEST_WINDOW}, got {self.slow_window}")
         if not 0.0 <= self.slow_factor <= 1.0:
             raise ValueError(f"slow_factor is in [0, 1], got {self.slow_factor}")
         durations = (

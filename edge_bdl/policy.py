@@ -388,6 +388,7 @@ class Policy:
         self._transit()
         if clock_fault is not None:
             self._learn(_Verdict(fault=clock_fault), 0.0)
+            state.factor = 0.0  # no ramp without a clock
         elif evidence is not None:
             self._learn(self._judge(evidence), evidence.age_s)
         state.handed_back = state.human_in_control and not human_in_control
@@ -425,7 +426,8 @@ class Policy:
             state.slow_spent_s = max(0.0, state.slow_spent_s - config.budget_recharge * passed_s)
         ramp_s = self._ramp_to_zero_s()
         if ramp_s > 0.0:
-            state.factor = state.ramp_from * max(0.0, 1.0 - state.in_level_s / ramp_s)
+            # The ramp may have been made longer on the way.
+            state.factor = min(state.factor, state.ramp_from * max(0.0, 1.0 - state.in_level_s / ramp_s))
         else:
             state.factor = min(self._allowed(), state.factor + config.loosen_per_s * passed_s)
 

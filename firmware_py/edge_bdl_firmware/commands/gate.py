@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_bdl.commands.arguments import BundleParser, open_bundle, positive
-from edge_bdl_firmware.commands.arguments import add_sockets
+from edge_bdl_firmware.commands.arguments import add_axes, add_sockets
 from edge_bdl_firmware.local.gate import run_gate
 from edge_bdl_firmware.state_file import default_state_path
 
@@ -28,7 +28,7 @@ def gate(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--rate", metavar="HZ", type=positive, default=20.0, help="ticks a second (default: 20)")
     parser.add_argument("--camera-rate", metavar="HZ", type=positive, help="of the camera (default: 20 or more)")
-    parser.add_argument("--axes", type=int, default=6, help="numbers of a command (default: 6, a Twist's)")
+    add_axes(parser)
     options = parser.parse_args(argv)
     return run_gate(
         open_bundle(options),

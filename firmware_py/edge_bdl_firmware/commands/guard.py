@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_bdl.commands.arguments import Parser
-from edge_bdl_firmware.commands.arguments import add_sockets
+from edge_bdl_firmware.commands.arguments import add_axes, add_sockets
 from edge_bdl_firmware.local.guard import run_guard
 
 
@@ -17,6 +17,6 @@ def guard(argv: Sequence[str]) -> int:
     """
     parser = Parser("guard", "Send zeros when the gate's heartbeat is lost, until a signal ends it.")
     add_sockets(parser)
-    parser.add_argument("--axes", type=int, default=6, help="numbers of a command (default: 6, a Twist's)")
+    add_axes(parser)
     options = parser.parse_args(argv)
     return run_guard(options.sockets, options.axes)
