@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 _MOST_WAITING = 64
 
 
 class Background:
-    """One thread that does jobs in their order.
+    """One thread that does jobs in their order; one that fails does not keep it from the next.
 
     Args:
         name: Of the thread.
@@ -47,5 +48,8 @@ class Background:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._began_s = time.monotonic()
-            job()
+            # Whoever puts a job that may fail for a reason that matters looks after it in the job: what is left are
+            # logs that nobody reads, and this thread keeps the state too.
+            with suppress(Exception):
+                job()
             self._began_s = None

@@ -17,6 +17,8 @@ from edge_bdl.policy import Decision, Evidence, Level, Policy, limit_command
 from edge_bdl_firmware.evidence import evidence_of_assessment
 from edge_bdl_firmware.messages import Assessment, Command, Human, Snapshot, Step
 
+_HELD_UP_S = 0.25  # ticks come ten times a second at least: after such a gap nobody knows how old is what waited
+_SETTLE_S = 0.1  # time to take what waited
 _PASS_ON_GAP_S = 0.01  # commands that come faster than this wait for the next tick: a burst must not keep the gate busy
 
 _Trigger = Literal["tick", "assessment", "command", "human"]
@@ -76,7 +78,11 @@ class Gate:
         self.config = config
         self._policy = Policy(spec, stopped=stopped)
         self._bundle, self._boot = bundle, boot
+        self._future_tolerance_s = spec.config.future_tolerance_s
         self._objections: dict[str, str] = {}
+        self._steps = 0
+        self._stepped_s: float | None = None
+        self._held_up_s = -math.inf  # when it was last noticed
         self._received_s = -math.inf  # of the newest assessed frame
         self._command: tuple[float, ...] | None = None
         self._command_s = -math.inf
@@ -122,6 +128,7 @@ class Gate:
     def reconfigure(self, spec: PolicySpec, config: GateConfig) -> None:
         """Take other times: NOMINAL and SLOW fall back to HOLD, HANDOFF and STOP stay, a bypass ends."""
         self.config = config
+        self._future_tolerance_s = spec.config.future_tolerance_s
         self._bypass_since_s = None
         self._policy.reconfigure(spec)
 
@@ -141,22 +148,36 @@ class Gate:
     def assess(self, now_s: float, assessment: Assessment) -> Step:
         """An assessment came."""
         fault = self._fault_of(assessment)
-        self._received_s = max(self._received_s, assessment.received_s)
+        # One from far ahead must not make all that follow it look old; one that may count must not count twice.
+        self._received_s = max(self._received_s, min(assessment.received_s, now_s + self._future_tolerance_s))
         evidence = (
             evidence_of_assessment(assessment, now_s - assessment.received_s) if fault is None else _invalid(fault)
         )
         return self._step("assessment", now_s, evidence, fault=fault, sequence=assessment.sequence)
 
+    def refuse(self, now_s: float, fault: str) -> Step:
+        """Something came that should be an assessment and is none.
+
+        Args:
+            now_s: CLOCK_MONOTONIC.
+            fault: What is wrong with it.
+        """
+        return self._step("assessment", now_s, _invalid(fault), fault=fault)
+
     def command(self, now_s: float, command: Command) -> Step | None:
-        """A command came. One that is not finite counts as none, and none is left of those before it.
+        """A command came. One that is not finite or empty counts as none, and none is left of those before it.
 
         Returns:
-            None where another passed on a moment ago: the next tick sends this one.
+            None where another passed on a moment ago: the next tick sends this one. Or where the process was held up
+            until just now: commands that waited meanwhile look new and are not, so they are passed over.
         """
-        valid = all(map(math.isfinite, (*command.axes, *command.kept)))
+        self._notice(now_s)
+        if 0.0 <= now_s - self._held_up_s < _SETTLE_S:
+            return None
+        valid = len(command.axes) > 0 and all(map(math.isfinite, (*command.axes, *command.kept)))
         self._command = command.axes if valid else None
         self._kept = command.kept if valid else self._kept
-        self._zeros = (0.0,) * len(command.axes)
+        self._zeros = (0.0,) * len(command.axes) or self._zeros
         self._command_s = now_s
         if valid and 0.0 <= now_s - self._passed_on_s < _PASS_ON_GAP_S:
             return None
@@ -169,7 +190,7 @@ class Gate:
             self._human_in_control = True
         elif human.act == "release_control":
             self._human_in_control = False
-        elif human.act == "set_bypass":
+        elif human.act == "set_bypass" and not self._human_in_control:
             self._bypass_since_s = now_s
         if human.act in ("end_bypass", "take_control"):
             self._bypass_since_s = None
@@ -196,6 +217,7 @@ class Gate:
         acknowledged: bool = False,
         late_ms: float = 0.0,
     ) -> Step:
+        self._notice(now_s)
         if self._objections:
             fault = next(iter(self._objections.values()))
             evidence = _invalid(fault)
@@ -210,11 +232,14 @@ class Gate:
         bypass = self._bypassed(now_s)
         command = self._fresh_command(now_s)
         output = self._zeros if command is None else limit_command(command, self._limit(decision, bypass))
-        if any(output):
+        # Where a human drives it is not our zeros that the robot follows.
+        if any(output) or self._human_in_control:
             self._zero_since_s = None
         elif self._zero_since_s is None:
             self._zero_since_s = now_s
+        self._steps += 1
         return Step(
+            sequence=self._steps - 1,
             now_s=now_s,
             trigger=trigger,
             assessment=sequence,
@@ -232,6 +257,12 @@ class Gate:
             kept=self._kept,
             late_ms=late_ms,
         )
+
+    def _notice(self, now_s: float) -> None:
+        """Notice whether the process was held up since the last step: suspended, starved, or stuck."""
+        if self._stepped_s is not None and now_s - self._stepped_s > _HELD_UP_S:
+            self._command, self._held_up_s = None, now_s
+        self._stepped_s = now_s
 
     def _fresh_command(self, now_s: float) -> tuple[float, ...] | None:
         fresh = 0.0 <= now_s - self._command_s <= self.config.command_timeout_s

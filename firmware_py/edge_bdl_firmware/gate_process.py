@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from edge_bdl.manifest import PolicySpec
 from edge_bdl_firmware.background import Background
-from edge_bdl_firmware.gate import Gate
+from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.local.channel import Outbox
 from edge_bdl_firmware.messages import Assessment, Command, Heartbeat, Human, Opening, Step
 from edge_bdl_firmware.state_file import Latch, StateFile
@@ -50,8 +51,9 @@ class GateProcess:
         self._guard = Outbox(sockets, "guard")
         self._background = Background("state and log")
         self._disk_fault: str | None = None
-        self._latched = gate.latched
+        self._latched = False  # a STOP that the gate comes up in is written too: its file may have been unusable
         self._last: Step | None = None
+        self._tell_start(time.monotonic())
 
     @property
     def last(self) -> Step | None:
@@ -76,6 +78,10 @@ class GateProcess:
         """An assessment came."""
         return self._take(self.gate.assess(time.monotonic(), assessment))
 
+    def refuse(self, fault: str) -> Step:
+        """Something came instead of an assessment."""
+        return self._take(self.gate.refuse(time.monotonic(), fault))
+
     def command(self, command: Command) -> Step | None:
         """A command came."""
         step = self.gate.command(time.monotonic(), command)
@@ -86,12 +92,23 @@ class GateProcess:
         self.telemetry.record(human)
         return self._take(self.gate.human(time.monotonic(), human))
 
+    def reconfigure(self, spec: PolicySpec, config: GateConfig, opening: Opening) -> None:
+        """Take other times, and tell it to whoever records: a replay begins anew here."""
+        self.gate.reconfigure(spec, config)
+        self.telemetry.opening = opening
+        self._tell_start(time.monotonic())
+
     def stop(self) -> None:
         """Send a last zero, whatever the level, and end the thread."""
         self.gate.object("stop", "the gate is being stopped")
         step = self.gate.tick(time.monotonic())
         self._take(msgspec.structs.replace(step, output=(0.0,) * len(step.output)))
         self._background.finish(_SLOWEST_JOB_S)
+
+    def _tell_start(self, now_s: float) -> None:
+        """Say from what on a replay can begin anew."""
+        self.telemetry.tell(self.telemetry.opening)
+        self.telemetry.record(self.gate.snapshot(now_s))
 
     def _take(self, step: Step) -> Step:
         before, self._last = self._last, step
@@ -112,7 +129,7 @@ class GateProcess:
         def write() -> None:
             try:
                 self._state_file.write(latch)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._disk_fault = f"a latched STOP cannot be kept: {error}"
             else:
                 self._disk_fault = None

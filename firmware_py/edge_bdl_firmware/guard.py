@@ -23,7 +23,7 @@ class Guard:
         """The gate's heart beat.
 
         Args:
-            now_s: CLOCK_MONOTONIC at receipt.
+            now_s: CLOCK_MONOTONIC: when it did, where that is known, but no later than its receipt.
         """
         self._beat_s = now_s
 

@@ -109,6 +109,7 @@ class Step(Message, frozen=True, kw_only=True):
     """One step of the policy: everything that went in, and what came out. Replaying these reproduces every decision.
 
     Attributes:
+        sequence: Of this gate's steps, from 0.
         now_s: The time that the policy was told.
         trigger: What the step was taken for.
         assessment: Sequence of the assessment that was new in this step; None where none was.
@@ -127,6 +128,7 @@ class Step(Message, frozen=True, kw_only=True):
         late_ms: How much later than planned this tick came.
     """
 
+    sequence: int = 0
     now_s: float
     trigger: Literal["tick", "assessment", "command", "human"]
     assessment: int | None = None
@@ -157,12 +159,14 @@ class Opening(Message, frozen=True, kw_only=True):
 
     Attributes:
         process: Which.
+        pid: Of the process; another one has forgotten what this one knew.
         bundle: Digest.
         bundle_path: Where it was opened.
         parameters: By name, as text.
     """
 
     process: Literal["monitor", "gate"]
+    pid: int = 0
     bundle: str
     bundle_path: str
     parameters: dict[str, str] = {}

@@ -15,6 +15,7 @@ import msgspec
 from edge_bdl.disk import flush_folder
 
 _BYTES = 1024
+_END = b"\n"
 
 
 def default_state_path() -> Path:
@@ -52,9 +53,10 @@ class StateFile:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self.write(Latch(latched=False))
                 flush_folder(self._path.parent)
-            record = self._path.read_bytes()
-            latch = _decode(record)
-            self.write(latch)  # what cannot be written now could not be later
+            latch = _decode(self._path.read_bytes())
+            # What cannot be written now could not be later. The end is the same in every record, so that whoever else
+            # is just writing one loses nothing.
+            self._store(_END, _BYTES - len(_END))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             return Latch(latched=True, reason=f"the state file {self._path} cannot be used: {error}")
         return latch
@@ -65,9 +67,12 @@ class StateFile:
         Raises:
             OSError: It cannot be written.
         """
+        self._store(_encode(latch), 0)
+
+    def _store(self, data: bytes, offset: int) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if os.pwrite(descriptor, _encode(latch), 0) != _BYTES:
+            if os.pwrite(descriptor, data, offset) != len(data):
                 raise OSError(f"{self._path} was written only in part")
             os.fdatasync(descriptor)
         finally:
@@ -76,7 +81,7 @@ class StateFile:
 
 def _encode(latch: Latch) -> bytes:
     text = msgspec.json.encode(Latch(latch.latched, latch.reason[:150]))
-    return b"%08x %s" % (zlib.crc32(text), text.ljust(_BYTES - 10)) + b"\n"
+    return (b"%08x %s" % (zlib.crc32(text), text)).ljust(_BYTES - len(_END)) + _END
 
 
 def _decode(record: bytes) -> Latch:

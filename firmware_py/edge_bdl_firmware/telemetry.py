@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+
+import msgspec
 
 from edge_bdl_firmware.local.channel import Outbox
 from edge_bdl_firmware.messages import AnyMessage, Opening
 
 _REFRESH_S = 1.0
+_MOST_WATCHERS = 16
 
 
 class Telemetry:
-    """The listeners of one process.
+    """The listeners of one process; its threads may share it.
 
     Args:
         sockets: Folder of their sockets.
@@ -20,17 +24,29 @@ class Telemetry:
     """
 
     def __init__(self, sockets: Path, opening: Opening) -> None:
-        self.opening = opening
+        self._opening = msgspec.structs.replace(opening, pid=os.getpid())
         self._sockets = sockets
         self._recorder = Outbox(sockets, "recorder")
         self._watchers: dict[str, Outbox] = {}
+        # Nobody sends to a watcher that another thread is just closing; sending never waits, so nor does this lock.
+        self._lock = threading.Lock()
         self._next_s = 0.0
+
+    @property
+    def opening(self) -> Opening:
+        """What the process runs with now."""
+        return self._opening
+
+    @opening.setter
+    def opening(self, opening: Opening) -> None:
+        self._opening = msgspec.structs.replace(opening, pid=os.getpid())
 
     def tell(self, message: AnyMessage) -> None:
         """Tell the recorder and everybody who watches."""
         self._recorder.send(message)
-        for watcher in self._watchers.values():
-            watcher.send(message)
+        with self._lock:
+            for watcher in self._watchers.values():
+                watcher.send(message)
 
     def record(self, message: AnyMessage) -> None:
         """Tell the recorder."""
@@ -49,15 +65,24 @@ class Telemetry:
         self.tell(self.opening)
         return True
 
+    def close(self) -> None:
+        """Tell nobody any more."""
+        with self._lock:
+            for listener in (self._recorder, *self._watchers.values()):
+                listener.close()
+            self._watchers.clear()
+
     def _find_watchers(self) -> None:
         try:
             names = {name.removesuffix(".sock") for name in os.listdir(self._sockets) if _is_watcher(name)}
         except OSError:
             names = set()
-        for name in self._watchers.keys() - names:
-            self._watchers.pop(name).close()
-        for name in names - self._watchers.keys():
-            self._watchers[name] = Outbox(self._sockets, name)
+        with self._lock:
+            for name in self._watchers.keys() - names:
+                self._watchers.pop(name).close()
+            # Files of watchers that crashed add up, and a process has only so many descriptors.
+            for name in sorted(names - self._watchers.keys())[: _MOST_WATCHERS - len(self._watchers)]:
+                self._watchers[name] = Outbox(self._sockets, name)
 
 
 def _is_watcher(name: str) -> bool:

@@ -30,7 +30,7 @@ import numpy as np
 os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from rclpy.node import Node
 from std_msgs.msg import Bool
@@ -40,6 +40,7 @@ from edge_bdl.machine import read_machine
 from edge_bdl.profiling import percentile_ms
 from edge_bdl_firmware.messages import Assessment, boot_id
 from edge_bdl_firmware.ros import topics
+from edge_bdl_firmware.ros.conversions import diagnostics_of_assessment
 
 ROOT = Path(__file__).parents[2]
 PERIOD_S, ASSESSMENT_HZ, COMMAND_HZ = 0.05, 30.0, 20.0
@@ -108,17 +109,16 @@ class Robot(Node):
         if not self.assessing:
             return
         self._sequence += 1
-        now = self.get_clock().now()
         assessment = Assessment(
             sequence=self._sequence,
-            stamp_ns=now.nanoseconds,
+            stamp_ns=time.time_ns(),
             received_s=time.monotonic(),
             boot_id=boot_id(),
             bundle=self._bundle,
             scores=self._scores,
             samples=self._samples,
         )
-        self._assessments.publish(_as_diagnostics(assessment, now.to_msg()))
+        self._assessments.publish(diagnostics_of_assessment(assessment))
 
     def _on_output(self, message: Twist) -> None:
         self.outputs.append(
@@ -128,13 +128,6 @@ class Robot(Node):
     def _on_heartbeat(self, message: Bool, info: dict[str, int]) -> None:
         self.received_s.append(time.monotonic())
         self.sent_s.append(info["source_timestamp"] * 1e-9)
-
-
-def _as_diagnostics(assessment: Assessment, stamp: Any) -> DiagnosticArray:
-    values = [KeyValue(key=key, value=str(value)) for key, value in msgspec.structs.asdict(assessment).items()]
-    message = DiagnosticArray(status=[DiagnosticStatus(level=DiagnosticStatus.OK, name="monitor", values=values)])
-    message.header.stamp = stamp
-    return message
 
 
 def wait_for(robot: Robot, ready: Callable[[], bool]) -> None:

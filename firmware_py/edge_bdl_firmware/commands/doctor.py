@@ -44,7 +44,11 @@ def doctor(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("doctor", "Check a live ROS 2 system. Other names: --ros-args -r cmd_vel_in:=/cmd_vel_smoothed ...")
     parser.add_argument(
-        "--duration", metavar="S", type=positive, default=5.0, help="how long to listen (default: %(default)g)"
+        "--duration",
+        metavar="S",
+        type=positive,
+        default=5.0,
+        help="how long to listen, after 5 s in which processes find each other (default: %(default)g)",
     )
     parser.add_argument(
         "--base-topic",

@@ -14,6 +14,7 @@ import mmap
 import os
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 from edge_bdl.errors import InputError
@@ -21,6 +22,9 @@ from edge_bdl_firmware.messages import AnyMessage, MessageError, decode, encode
 
 _LARGEST_DATAGRAM = 32 * 1024
 _LARGEST_FILE = 256 * 2**20
+# What the kernel counts of files on their way, which is not their content: some forty. A receiver that hangs must not
+# eat all memory, and a system's queue may be long.
+_FILES_ON_THE_WAY_BYTES = 16 * 1024
 _IN_A_FILE = b"\xc1"  # a byte that MessagePack never uses
 
 
@@ -51,10 +55,13 @@ class Inbox:
                 raise InputError(f"{folder} belongs to another user: name a folder of your own with EDGE_BDL_SOCKETS")
             # A lock, unlike the socket's file, ends with the process however that ends.
             self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.path.unlink(missing_ok=True)
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.bind(str(self.path))
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.unlink(missing_ok=True)
+                self._socket = _bound(self.path)
+            except BaseException:
+                os.close(self._lock)
+                raise
         except BlockingIOError as error:
             raise InputError(f"another process already receives at {self.path}: stop it first") from error
         except OSError as error:
@@ -82,6 +89,7 @@ class Inbox:
         Args:
             timeout_s: How long to wait; None: until one comes.
         """
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._socket.settimeout(timeout_s)
         while True:
             try:
@@ -97,6 +105,12 @@ class Inbox:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+            # Whoever floods us with what is none of ours must not keep us from what we do between two messages.
+            if until_s is not None:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0.0:
+                    return None
+                self._socket.settimeout(left_s)
 
 
 class Outbox:
@@ -110,12 +124,20 @@ class Outbox:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = str(folder / f"{name}.sock")
         self.lost = 0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket = _unbound()
+        self._files: socket.socket | None = None  # of its own: what waits there is counted apart
+
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Send no more."""
         self._socket.close()
+        if self._files is not None:
+            self._files.close()
 
     def send(self, message: AnyMessage) -> bool:
         """Send a message and return whether a receiver has it; never waits, whatever the receiver does."""
@@ -133,6 +155,9 @@ class Outbox:
         return True
 
     def _send_file(self, data: bytes) -> None:
+        if self._files is None:
+            self._files = _unbound()
+            self._files.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _FILES_ON_THE_WAY_BYTES)
         descriptor = os.memfd_create("edge-bdl", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.write(descriptor, data)
@@ -140,9 +165,25 @@ class Outbox:
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
             # socket.send_fds knows no address.
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-            self._socket.sendmsg([_IN_A_FILE], [rights], 0, self.path)
+            self._files.sendmsg([_IN_A_FILE], [rights], 0, self.path)
         finally:
             os.close(descriptor)
+
+
+def _unbound() -> socket.socket:
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    endpoint.setblocking(False)
+    return endpoint
+
+
+def _bound(path: Path) -> socket.socket:
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        endpoint.bind(str(path))
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
 
 
 def _read_file(descriptor: int) -> bytes:

@@ -50,17 +50,20 @@ def run_gate(
         watchdog.ready()
         period_s = 1.0 / rate_hz
         planned_s = time.monotonic()
-        while not signals.asked:
-            now_s = time.monotonic()
-            if now_s >= planned_s:
-                process.tick(late_ms=(now_s - planned_s) * 1e3)
-                watchdog.beat()
-                # A tick that was missed is not made up for: what counts is that the next one is on time.
-                planned_s += period_s * (1 + (now_s - planned_s) // period_s)
-            else:
-                _take(process, inbox.receive(planned_s - now_s))
-        watchdog.stopping()
-        process.stop()
+        try:
+            while not signals.asked:
+                now_s = time.monotonic()
+                if now_s >= planned_s:
+                    process.tick(late_ms=(now_s - planned_s) * 1e3)
+                    watchdog.beat()
+                    # A tick that was missed is not made up for: what counts is that the next one is on time.
+                    planned_s += period_s * (1 + (now_s - planned_s) // period_s)
+                else:
+                    _take(process, inbox.receive(planned_s - now_s))
+        finally:
+            # The last zero goes first, whatever the reason is.
+            watchdog.stopping()
+            process.stop()
     return 0
 
 
