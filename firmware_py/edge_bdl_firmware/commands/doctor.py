@@ -48,7 +48,7 @@ def _parser() -> Parser:
         metavar="S",
         type=positive,
         default=5.0,
-        help="how long to listen, after 5 s in which processes find each other (default: %(default)g)",
+        help="how long to listen, after 5 s in which all are found (default: %(default)g)",
     )
     parser.add_argument(
         "--base-topic",

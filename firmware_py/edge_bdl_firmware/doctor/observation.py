@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -67,7 +68,7 @@ class Stream(msgspec.Struct, frozen=True):
     def longest_gap_s(self) -> float:
         """Between two messages, or after the last one."""
         times_s = (*self.times_s, self.until_s)
-        return max((after - before for before, after in zip(times_s, times_s[1:], strict=False)), default=0.0)
+        return max((after - before for before, after in itertools.pairwise(times_s)), default=0.0)
 
 
 class Topic(msgspec.Struct, frozen=True):

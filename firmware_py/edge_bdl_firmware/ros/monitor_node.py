@@ -11,6 +11,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSPolicyKind
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from edge_bdl.bundle import Bundle
 from edge_bdl.errors import EdgeBdlError, InputError
@@ -45,6 +48,8 @@ from edge_bdl_firmware.ros.neighbours import NO_PUBLISHER_EVENTS, NO_SUBSCRIPTIO
 from edge_bdl_firmware.ros.parameters import Value, declare, values_of, watch
 from edge_bdl_firmware.telemetry import Telemetry
 
+# Large raw images hardly arrive by best effort; whoever has a reliable camera may ask for it, as everywhere in ROS.
+_RELIABILITY = QoSOverridingOptions((QoSPolicyKind.RELIABILITY,))
 _LOOK_PERIOD_S, _TELL_PERIOD_S = 0.1, 1.0
 _SHOWN = ("engine", "engine_version", "samples", "deadline_ms")
 
@@ -187,7 +192,12 @@ class MonitorNode(LifecycleNode):  # type: ignore[misc]
         self._health, self._fault, self._sequence = Health(self._monitor, time.monotonic()), None, 0
         message, topic, _ = self._transport
         self._images = self.create_subscription(
-            message, topic.name, self._on_image, topic.qos, event_callbacks=NO_SUBSCRIPTION_EVENTS
+            message,
+            topic.name,
+            self._on_image,
+            copy(topic.qos),  # which the override writes to
+            event_callbacks=NO_SUBSCRIPTION_EVENTS,
+            qos_overriding_options=_RELIABILITY,
         )
         self._cameras = Publishers(self, self._log, self._images)
         self._log.info(f"assessing {self._cameras.topic}: {self._facts['engine']}, {self._facts['samples']} samples")
