@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"edge_bdl": ROOT, "edge_bdl_firmware": ROOT / "firmware_py"}
+RECORDING = ("record", "replay", "recover")
 BLOCKED = ("torch", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "rclpy")
 
 IMPORT_ALL = """
@@ -26,13 +28,16 @@ assert not set(BLOCKED) & set(sys.modules)
 
 
 def modules() -> list[str]:
-    """Every module of the device packages. The ROS node modules are what rclpy is for, and are left out."""
+    """Every module of the device packages. Left out: the ROS nodes, and the recorder where its file format is not."""
+    left_out = ["edge_bdl_firmware.ros"]
+    if importlib.util.find_spec("mcap") is None:
+        left_out += ["edge_bdl_firmware.recorder", *(f"edge_bdl_firmware.commands.{verb}" for verb in RECORDING)]
     found = []
     for package, root in SOURCES.items():
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            if not name.startswith("edge_bdl_firmware.ros"):
+            if not name.startswith(tuple(left_out)):
                 found.append(name)
     return found
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_bdl.errors import BundleError
+from edge_bdl.errors import BundleError, InputError
 from edge_bdl.manifest import (
     Bank,
     Calibration,
@@ -16,6 +17,7 @@ from edge_bdl.manifest import (
     Flops,
     Manifest,
     PolicyConfig,
+    PolicySpec,
     Score,
     StochasticInput,
     TensorSpec,
@@ -165,11 +167,42 @@ def test_a_manifest_that_makes_no_sense_is_refused(edit: Callable[[dict[str, Any
         (PolicyConfig, {"hold_to_stop_s": 0.0}),
         (PolicyConfig, {"loosen_per_s": float("inf")}),
         (PolicyConfig, {"assessment_timeout_s": 0.41}),
+        (PolicyConfig, {"slow_window": 64}),
+        (PolicyConfig, {"hold_ramp_s": -0.1}),
+        (PolicyConfig, {"hold_ramp_s": 1.01}),
+        (PolicyConfig, {"hold_ramp_s": float("nan")}),
+        (PolicyConfig, {"hold_ramp_s": float("inf")}),
     ],
 )
 def test_a_part_that_makes_no_sense_cannot_be_built(part: Callable[..., Any], fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         part(**fields)
+
+
+@pytest.mark.parametrize("hold_ramp_s", [0.0, 0.3, 1.0])
+def test_hold_may_be_by_a_ramp_or_at_once_and_a_manifest_without_the_word_means_at_once(hold_ramp_s: float) -> None:
+    raw = encode(decode(edited(lambda m: m["policy"].update(config={"hold_ramp_s": hold_ramp_s}))))
+    assert decode(raw).policy.config.hold_ramp_s == hold_ramp_s
+    assert decode(edited(lambda m: m["policy"].update(config={}))).policy.config.hold_ramp_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "timeout_s"), [(5.0, 0.4), (6.0, 1 / 3), (6.7, 0.3), (20.0, 0.3), (1000.0, 0.3), (float("inf"), 0.3)]
+)
+def test_evidence_may_be_as_old_as_two_frames_of_the_camera_and_no_younger_than_configured(
+    rate_hz: float, timeout_s: float
+) -> None:
+    spec = PolicySpec(config=PolicyConfig(hold_ramp_s=0.2), scores=(Score(name="epistemic"),), source="episode_replay")
+    at_rate = spec.at_rate(rate_hz)
+    assert at_rate.config.assessment_timeout_s == pytest.approx(timeout_s)
+    config = msgspec.structs.replace(at_rate.config, assessment_timeout_s=0.3)
+    assert msgspec.structs.replace(at_rate, config=config) == spec
+
+
+@pytest.mark.parametrize("rate_hz", [4.99, 4.0, 0.0, -20.0, float("nan"), float("-inf"), math.nextafter(5.0, 0.0)])
+def test_a_camera_that_is_too_slow_to_be_safe_is_refused(rate_hz: float) -> None:
+    with pytest.raises(InputError, match="too slow to be safe, expected at least 5 Hz"):
+        PolicySpec().at_rate(rate_hz)
 
 
 def test_a_frame_takes_the_thresholds_of_the_largest_number_of_samples_it_reaches() -> None:

@@ -5,8 +5,10 @@ import math
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
+from edge_bdl.errors import InputError
 from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl.policy import TRANSITIONS, Decision, Evidence, Level, Policy, limit_command
 
@@ -257,6 +259,72 @@ def test_held_for_ten_seconds_after_driving_stops() -> None:
     assert robot.run(0.2, INVALID).level is Level.STOP
 
 
+def ramped(hold_ramp_s: float = 0.8, **config: float) -> PolicySpec:
+    return PolicySpec(config=PolicyConfig(hold_ramp_s=hold_ramp_s, **config), scores=SPEC.scores)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("slowed", [False, True], ids=["from full speed", "from SLOW"])
+def test_hold_ramps_to_zero_from_the_last_factor(slowed: bool) -> None:
+    robot = Robot(ramped())
+    robot.run(5.0, GOOD)
+    if slowed:
+        robot.run(2 * TICK_S, OVER_SLOW)
+    before = robot.decision.speed_factor
+    assert before == (0.5 if slowed else 1.0)
+    assert robot.tick(INVALID) == Decision(Level.HOLD, before, "the output is not finite")
+    entered = robot.now_s
+    for _ in range(30):
+        robot.tick(INVALID)
+        left = 1.0 - (robot.now_s - entered) / 0.8
+        assert robot.decision.speed_factor == pytest.approx(before * max(0.0, left), abs=1e-9)
+
+
+def test_hold_without_a_ramp_is_zero_at_once() -> None:
+    robot = Robot(ramped(0.0))
+    robot.run(5.0, GOOD)
+    assert robot.tick(INVALID).speed_factor == 0.0
+
+
+def test_hold_with_a_ramp_never_moves_before_it_has_driven() -> None:
+    robot = Robot(ramped())
+    robot.run(4 * TICK_S, GOOD)
+    assert robot.run(2.0, OVER_SLOW) == Decision(Level.HOLD, 0.0, "epistemic 0.2 over its SLOW threshold 0.1 (S=16)")
+
+
+def test_a_hold_that_ends_within_its_ramp_goes_on_from_where_it_was_and_no_faster_than_loosening() -> None:
+    robot = Robot(ramped())
+    robot.run(5.0, GOOD)
+    robot.tick(INVALID)
+    assert robot.run(4 * TICK_S, GOOD).speed_factor == pytest.approx(0.75)
+    # The good frame that ends HOLD still loses what its tick lost; only then is it loosened.
+    assert robot.tick(GOOD) == Decision(Level.NOMINAL, pytest.approx(0.6875), "5 good assessments in a row")
+    left = robot.now_s
+    robot.run(0.3, GOOD)
+    assert robot.decision.speed_factor == pytest.approx(0.6875 + 0.5 * (robot.now_s - left))
+
+
+@pytest.mark.parametrize("now_s", [math.nan, math.inf, 0.0])
+def test_there_is_no_ramp_without_a_clock(now_s: float) -> None:
+    robot = Robot(ramped())
+    robot.run(5.0, GOOD)
+    assert robot.policy.step(now_s, INVALID).speed_factor == 0.0
+    assert robot.tick(INVALID).speed_factor == 0.0
+
+
+def test_a_ramp_that_is_made_longer_on_its_way_gives_nothing_back() -> None:
+    robot = Robot(ramped(0.4))
+    robot.run(5.0, GOOD)
+    robot.tick(INVALID)
+    before = robot.run(0.3, INVALID).speed_factor
+    assert before == pytest.approx(0.25)
+    robot.policy.reconfigure(ramped(1.0))
+    for _ in range(30):
+        robot.tick(INVALID)
+        assert robot.decision.speed_factor <= before
+        before = robot.decision.speed_factor
+    assert before == 0.0
+
+
 # --- SLOW
 
 
@@ -437,6 +505,66 @@ def test_reconfiguring_judges_by_the_new_thresholds() -> None:
     robot.policy.reconfigure(PolicySpec(scores=(strict,)))
     assert robot.policy.level is Level.HOLD
     assert robot.run(0.2, GOOD).level is Level.HANDOFF
+
+
+# --- snapshots
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("event", ["nothing", "11 s good", "4 s over slow", "11 s over handoff", "ack, good, still"])
+def test_a_restored_policy_goes_on_as_the_one_that_was_snapped(state: str, event: str) -> None:
+    robot, other = STATES[state][0](), Robot()
+    other.policy.restore(robot.policy.snapshot())
+    other.now_s = robot.now_s
+    assert other.policy.level is robot.policy.level
+    assert (other.policy.latched, other.policy.clear) == (robot.policy.latched, robot.policy.clear)
+    assert EVENTS[event](other) == EVENTS[event](robot)
+    assert other.policy.snapshot() == robot.policy.snapshot()
+
+
+def test_a_restored_policy_takes_over_the_times_and_keeps_its_thresholds() -> None:
+    other = Robot(PolicySpec(scores=(EPISTEMIC,)))
+    other.policy.restore(Robot(ramped(assessment_timeout_s=0.1)).policy.snapshot())
+    other.now_s = 100.0
+    assert other.run(1.0, Evidence({"epistemic": 0.05}, 16)).level is Level.NOMINAL  # of one score
+    assert other.run(0.15).level is Level.HOLD  # after 0.1 s
+    assert 0.0 < other.decision.speed_factor < 0.5  # by its ramp
+
+
+def test_a_snapshot_has_room_for_the_widest_window_of_votes() -> None:
+    robot = Robot(PolicySpec(config=PolicyConfig(slow_window=63, slow_votes=63), scores=SPEC.scores))
+    robot.run(1.0, GOOD)
+    robot.run(62 * TICK_S, OVER_SLOW)
+    other = Robot()
+    other.policy.restore(robot.policy.snapshot())
+    other.now_s = robot.now_s
+    assert robot.policy.level is Level.NOMINAL
+    assert other.tick(OVER_SLOW) == robot.tick(OVER_SLOW)
+    assert other.policy.level is Level.SLOW
+
+
+def changed(field: str, value: object) -> bytes:
+    fields = msgspec.msgpack.decode(Robot().policy.snapshot())
+    assert field in fields
+    return msgspec.msgpack.encode({**fields, field: value})
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        b"", b"\xc1", b"hello", b"\x91" * 100_000, msgspec.msgpack.encode({}), msgspec.msgpack.encode([1, 2]),
+        Robot().policy.snapshot()[:-1], Robot().policy.snapshot() + b"\x00", changed("level", "FAST"),
+        changed("factor", "1.0"), changed("has_driven", None), changed("config", {"assessment_timeout_s": 9.0}),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_what_is_no_snapshot_is_refused_and_changes_nothing(snapshot: bytes) -> None:
+    robot = nominal()
+    before = robot.policy.snapshot()
+    with pytest.raises(InputError, match="no snapshot of a policy of this version"):
+        robot.policy.restore(snapshot)
+    assert robot.policy.snapshot() == before
+    assert robot.tick(GOOD).level is Level.NOMINAL
 
 
 # --- clocks

@@ -268,6 +268,48 @@ def test_reconfiguring_is_no_way_out_of_handoff_or_stop_and_no_way_to_keep_drivi
         assert policy.step(now_s, tick.evidence, **tick.people).level not in (Level.NOMINAL, Level.SLOW)
 
 
+RAMPED = PolicySpec(config=PolicyConfig(hold_ramp_s=0.7), scores=SPEC.scores)
+
+
+@never
+@given(stories, st.booleans())
+def test_a_hold_by_a_ramp_never_lets_more_pass_and_nothing_after_it(story: list[Tick], stopped: bool) -> None:
+    held_s = 0.0
+    for moment in told(story, RAMPED, stopped=stopped):
+        if moment.after.level is not Level.HOLD:
+            held_s = 0.0
+            continue
+        held_s = held_s + moment.passed_s if moment.before.level is Level.HOLD else 0.0
+        assert moment.after.speed_factor <= moment.before.speed_factor
+        if held_s >= 0.7 + 1e-6:
+            assert moment.after.speed_factor == 0.0
+
+
+@never
+@given(stories, st.sampled_from([SPEC, RAMPED]))
+def test_with_and_without_the_ramp_the_levels_are_the_same(story: list[Tick], spec: PolicySpec) -> None:
+    assert [moment.after.level for moment in told(story, spec)] == [moment.after.level for moment in told(story)]
+
+
+@never
+@given(stories, st.sampled_from([SPEC, RAMPED]), st.floats(0.0, 1.0))
+def test_a_policy_restored_anywhere_in_a_story_decides_the_rest_alike(
+    story: list[Tick], spec: PolicySpec, share: float
+) -> None:
+    policy, other = Policy(spec), Policy(SPEC, stopped="forgets this")
+    now_s = 1000.0
+    cut = int(share * len(story))
+    for number, tick in enumerate(story):
+        if number == cut:
+            other.restore(policy.snapshot())
+        now_s += tick.passed_s if math.isfinite(tick.passed_s) else 0.0
+        at_s = now_s if math.isfinite(tick.passed_s) else tick.passed_s
+        decision = policy.step(at_s, tick.evidence, **tick.people)
+        if number >= cut:
+            assert other.step(at_s, tick.evidence, **tick.people) == decision
+            assert other.snapshot() == policy.snapshot()
+
+
 @never
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=6),

@@ -27,6 +27,7 @@ from edge_bdl_firmware.sources import open_source
 _START_S = 20.0  # a gate on a busy board; a bundle's hashes take their time
 _STOP_S = 10.0
 _POLL_S = 0.1
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessFailedError(EdgeBdlError):
@@ -54,7 +55,8 @@ def run(argv: Sequence[str]) -> int:
     add_json(parser)
     options = parser.parse_args(argv)
     # Whoever ends us, the processes are ended in their order and the recording is finished.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in _ENDING:
+        signal.signal(number, signal.default_int_handler)
     # What is wrong with the arguments is said once, here, and not by each of the processes.
     bundle = open_bundle(options)
     if options.rate is not None:
@@ -201,6 +203,8 @@ def _loop(inbox: Inbox, story: Story, lines: dict[str, list[str]]) -> int:
                 _check_alive(processes)
             _listen(inbox, story)
         except KeyboardInterrupt:
+            for number in _ENDING:
+                signal.signal(number, signal.SIG_IGN)  # ending the others takes its time
             return 0
         return processes["monitor"].returncode
 

@@ -16,6 +16,7 @@ from edge_bdl.errors import EdgeBdlError
 from edge_bdl_firmware.messages import LARGEST_MEAN, Assessment, Step
 
 _SECOND_NS = 1_000_000_000
+_MOST = 2**63
 _SECONDS = range(-(2**31), 2**31)
 _SCORE, _STAGE, _MEAN = "score.", "stage_ms.", "mean."
 _LEVELS = {
@@ -79,13 +80,13 @@ def assessment_of(message: Any) -> Assessment:
         raise ConversionError("a value of the assessment is given twice")
     try:
         assessment = Assessment(
-            sequence=int(values.pop("sequence")),
+            sequence=_count(values.pop("sequence")),
             stamp_ns=nanoseconds_of(message.header.stamp),
             received_s=float(values.pop("received_s")),
             boot_id=values.pop("boot_id"),
             bundle=values.pop("bundle"),
-            samples=int(values.pop("samples")),
-            dropped=int(values.pop("dropped")),
+            samples=_count(values.pop("samples")),
+            dropped=_count(values.pop("dropped")),
             fault=status.message if status.level == DiagnosticStatus.ERROR else None,
             scores=_take_floats(values, _SCORE),
             stages_ms=_take_floats(values, _STAGE),
@@ -141,6 +142,13 @@ def diagnostics_of(status: Any, stamp: Any) -> Any:
 
 def _status(name: str, values: Mapping[str, str]) -> Any:
     return DiagnosticStatus(name=name, values=[KeyValue(key=key, value=value) for key, value in values.items()])
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < _MOST:
+        raise ValueError(f"{text[:30]} counts nothing")
+    return number
 
 
 def _take_floats(values: dict[str, str], prefix: str) -> dict[str, float]:

@@ -48,7 +48,7 @@ from edge_bdl_firmware.ros.neighbours import NO_PUBLISHER_EVENTS, NO_SUBSCRIPTIO
 from edge_bdl_firmware.ros.parameters import Value, declare, values_of, watch
 from edge_bdl_firmware.telemetry import Telemetry
 
-# Large raw images hardly arrive by best effort; whoever has a reliable camera may ask for it, as everywhere in ROS.
+# Best effort loses large images where DDS lacks memory; who has a reliable camera may ask for that, as usual in ROS.
 _RELIABILITY = QoSOverridingOptions((QoSPolicyKind.RELIABILITY,))
 _LOOK_PERIOD_S, _TELL_PERIOD_S = 0.1, 1.0
 _SHOWN = ("engine", "engine_version", "samples", "deadline_ms")
