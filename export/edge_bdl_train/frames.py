@@ -45,6 +45,10 @@ class LabelledFrames:
         """The frames of a slice or an index array, in its order."""
         return LabelledFrames(self.frames[index], self.labels[index], self.episode[index])
 
+    def of_episodes_from(self, least_frames: int) -> LabelledFrames:
+        """The frames of all episodes that are at least so long."""
+        return self[np.flatnonzero(np.bincount(self.episode)[self.episode] >= least_frames)]
+
     @classmethod
     def join(cls, parts: Sequence[LabelledFrames]) -> LabelledFrames:
         """All parts in one, in their order."""

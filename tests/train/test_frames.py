@@ -36,3 +36,9 @@ def test_frames_and_labels_that_do_not_belong_together_are_refused() -> None:
         LabelledFrames(good.frames.astype(np.float32), good.labels, good.episode)
     with pytest.raises(InputError, match="1 labels are not finite"):
         LabelledFrames(good.frames, np.array([0, np.nan, 0], np.float32), good.episode)
+
+
+def test_short_episodes_are_left_out_whole() -> None:
+    joined = LabelledFrames.join([some(2, episode=0), some(4, episode=1), some(3, episode=2)])
+    assert joined.of_episodes_from(3).episode.tolist() == [1] * 4 + [2] * 3
+    assert len(joined.of_episodes_from(5)) == 0

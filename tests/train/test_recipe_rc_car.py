@@ -136,7 +136,8 @@ def test_a_short_training_on_the_real_drive_learns_to_steer_where_it_was_not_tra
     model = recipe.build_model(0)
     figures = recipe.fit(model, seed=0)
     sets = recipe.calibration_sets(model)
-    assert figures["test_frames"] == len(sets.test)
+    assert figures["test_frames"] >= len(sets.test) > 0
+    assert min(np.unique(sets.calibration.episode, return_counts=True)[1]) >= 25
     assert sets.period_s == pytest.approx(0.2)
     # Three seeds gave 0.33 to 0.48, untrained networks at most 0.03.
     assert np.corrcoef(predict(model, sets.test.frames)[:, 0], sets.test.labels)[0, 1] > 0.2

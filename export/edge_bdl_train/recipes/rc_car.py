@@ -30,6 +30,7 @@ from edge_bdl_train.recipes.base import Recipe, seeded
 DATA_VARIABLE = "EDGE_BDL_RC_CAR"
 FRAME_SHAPE = (120, 160, 3)
 FRAME_PERIOD_S = 0.05
+_SHORTEST_EPISODE_S = 5.0
 _COLUMNS = ("file", "angle", "timestamp_ms", "kept")
 
 
@@ -68,8 +69,8 @@ class RcCarRecipe(Recipe):
 
     @classmethod
     def quick_config(cls) -> RcCarConfig:
-        """Every eighth frame, one epoch."""
-        return RcCarConfig(use_every=8, guard_frames=5, imitation=ImitationConfig(epochs=1))
+        """Every fourth frame, which is as few a second as a policy can drive by; one epoch."""
+        return RcCarConfig(use_every=4, guard_frames=5, imitation=ImitationConfig(epochs=1))
 
     def build_model(self, seed: int) -> nn.Module:
         """The small CNN; the uppermost sixth of the frame, above the track, is cut off."""
@@ -108,9 +109,14 @@ class RcCarRecipe(Recipe):
         }
 
     def calibration_sets(self, model: nn.Module, stage: Stage = silent) -> CalibrationSets:
-        """The three later stretches of the drive; ``model`` has no part in how they were recorded."""
-        _, selection, calibration, test = self.blocks()
-        return CalibrationSets(selection, calibration, test, period_s=self.config.use_every * FRAME_PERIOD_S)
+        """The three later stretches of the drive; ``model`` has no part in how they were recorded.
+
+        A policy that is replayed needs some seconds to start: of shorter episodes nothing can be learned about it.
+        """
+        period_s = self.config.use_every * FRAME_PERIOD_S
+        _, selection, *episodes = self.blocks()
+        calibration, test = (part.of_episodes_from(round(_SHORTEST_EPISODE_S / period_s)) for part in episodes)
+        return CalibrationSets(selection, calibration, test, period_s=period_s)
 
     def _folder(self) -> Path:
         folder = self.data or os.environ.get(DATA_VARIABLE)

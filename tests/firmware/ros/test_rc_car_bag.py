@@ -55,8 +55,7 @@ def pilot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edge_bdl_train.recipes.rc_car import RcCarConfig, RcCarRecipe
 
     def whole_episodes(frames: LabelledFrames) -> LabelledFrames:
-        frames = frames[:1500]
-        return frames[np.flatnonzero(np.bincount(frames.episode)[frames.episode] >= 100)]
+        return frames[:1500].of_episodes_from(100)
 
     recipe = RcCarRecipe(RcCarConfig(), DATA)
     train, selection, calibration, test = recipe.blocks()
