@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,6 +58,20 @@ MAX_BYTES: Mapping[str, int] = {
 }
 
 
+class Identity(NamedTuple):
+    """What a bundle says of itself.
+
+    Attributes:
+        folder: Its real path.
+        manifest: As it is written there.
+        digest: SHA-256 (hex) of ``manifest.json``, which names the hashes of all the others.
+    """
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+
+
 class Bundle:
     """A verified bundle folder.
 
@@ -86,16 +101,7 @@ class Bundle:
             InputError: ``trusted_key`` is not an ed25519 public key.
             MissingExtraError: There is a trusted key, and ``cryptography`` is not installed.
         """
-        folder = _existing(Path(path))
-        present = _plain_files(folder)
-        raw = _read(folder, MANIFEST)
-        if trusted_key is not None:
-            _check_signature(folder, present, raw, trusted_key)
-        digest = hashlib.sha256(raw).hexdigest()
-        if _read(folder, DIGEST) != digest_line(digest):
-            raise BundleError(f"{folder}: manifest.sha256 is not the digest of manifest.json; copy the bundle again")
-        manifest = decode(raw)
-        _check_table(folder, manifest, present)
+        folder, manifest, digest = identify(path, trusted_key)
         payload = {name: _payload(folder, name, manifest) for name in sorted(manifest.files)}
         for name, data in payload.items():
             if name.endswith(".onnx"):
@@ -119,6 +125,32 @@ class Bundle:
             BundleError: The file has changed since the bundle was opened.
         """
         return _tensors(self.folder, GOLDEN, _payload(self.folder, GOLDEN, self.manifest), self.manifest)
+
+
+def identify(path: str | os.PathLike[str], trusted_key: bytes | None = None) -> Identity:
+    """What a bundle says of itself, its other files listed but not read: for a process that runs no graph.
+
+    Args:
+        path: The folder.
+        trusted_key: As for `Bundle.open`.
+
+    Raises:
+        BundleError: The manifest is damaged or of a newer schema, or a file is missing or unknown.
+        SignatureError: There is a trusted key, and the signature is missing or wrong.
+        InputError: ``trusted_key`` is not an ed25519 public key.
+        MissingExtraError: There is a trusted key, and ``cryptography`` is not installed.
+    """
+    folder = _existing(Path(path))
+    present = _plain_files(folder)
+    raw = _read(folder, MANIFEST)
+    if trusted_key is not None:
+        _check_signature(folder, present, raw, trusted_key)
+    digest = hashlib.sha256(raw).hexdigest()
+    if _read(folder, DIGEST) != digest_line(digest):
+        raise BundleError(f"{folder}: manifest.sha256 is not the digest of manifest.json; copy the bundle again")
+    manifest = decode(raw)
+    _check_table(folder, manifest, present)
+    return Identity(folder, manifest, digest)
 
 
 def write_bundle(out: str | os.PathLike[str], manifest: Manifest, staged: Path) -> Manifest:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_bdl.bundle import MAX_BYTES, Bundle, check_replaceable, payload_files, sign_bundle, write_bundle
+from edge_bdl.bundle import MAX_BYTES, Bundle, check_replaceable, identify, payload_files, sign_bundle, write_bundle
 from edge_bdl.engines import ENGINES
 from edge_bdl.errors import BundleError, InputError, SignatureError
 from edge_bdl.manifest import Manifest
@@ -53,6 +53,18 @@ def test_a_shipped_bundle_opens(name: str) -> None:
         key: value.tobytes() for key, value in load_file(folder / "bank.safetensors").items()
     }
     assert bundle.golden().keys() == load_file(folder / "golden.safetensors").keys()
+
+
+def test_a_bundle_is_identified_without_reading_its_weights(copy_bundle: Copy) -> None:
+    folder = copy_bundle()
+    opened = Bundle.open(folder)
+    (folder / "weights.bin").write_bytes(b"damaged")
+    assert identify(folder) == (opened.folder, opened.manifest, opened.digest)
+    with pytest.raises(BundleError):
+        Bundle.open(folder)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(BundleError, match=r"weights\.bin is missing"):
+        identify(folder)
 
 
 def test_the_digest_file_is_what_sha256sum_checks(copy_bundle: Copy) -> None:

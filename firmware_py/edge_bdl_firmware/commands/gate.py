@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_bdl.commands.arguments import BundleParser, open_bundle, positive
+from edge_bdl.bundle import identify
+from edge_bdl.commands.arguments import BundleParser, positive, read_key
 from edge_bdl_firmware.commands.arguments import add_axes, add_sockets
 from edge_bdl_firmware.local.gate import run_gate
 from edge_bdl_firmware.state_file import default_state_path
@@ -31,7 +32,7 @@ def gate(argv: Sequence[str]) -> int:
     add_axes(parser)
     options = parser.parse_args(argv)
     return run_gate(
-        open_bundle(options),
+        identify(options.bundle, read_key(options.trusted_key)),
         options.sockets,
         options.state,
         rate_hz=options.rate,

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from edge_bdl.bundle import Bundle
+from edge_bdl.bundle import Identity
 from edge_bdl.errors import InputError
 from edge_bdl.manifest import PolicySpec
 from edge_bdl_firmware.gate import Gate, GateConfig
@@ -21,7 +21,13 @@ SLOWEST_HZ, FASTEST_HZ = 10.0, 50.0
 
 
 def run_gate(
-    bundle: Bundle, sockets: Path, state: Path, *, rate_hz: float = 20.0, camera_hz: float | None = None, axes: int = 6
+    bundle: Identity,
+    sockets: Path,
+    state: Path,
+    *,
+    rate_hz: float = 20.0,
+    camera_hz: float | None = None,
+    axes: int = 6,
 ) -> int:
     """Be the gate until a signal ends it; returns the exit code.
 
@@ -67,7 +73,7 @@ def run_gate(
     return 0
 
 
-def opening_of(bundle: Bundle, spec: PolicySpec, config: GateConfig) -> Opening:
+def opening_of(bundle: Identity, spec: PolicySpec, config: GateConfig) -> Opening:
     """What a gate runs with, as text: times, and the thresholds at the bank's number of samples."""
     parameters = {name: str(getattr(spec.config, name)) for name in spec.config.__struct_fields__}
     parameters |= {name: str(getattr(config, name)) for name in config.__struct_fields__}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from edge_bdl.bundle import Bundle
 from edge_bdl.errors import InputError
 from edge_bdl_firmware.ros.parameters import Value
 
+_Opened = TypeVar("_Opened")
 
-def open_bundle(values: Mapping[str, Value], verb: str) -> Bundle:
-    """Open and verify it.
+
+def open_bundle(values: Mapping[str, Value], verb: str, opening: Callable[[str, bytes | None], _Opened]) -> _Opened:
+    """Open it.
 
     Args:
         values: Of the parameters ``bundle`` and ``trusted_key``.
         verb: That starts the node, such as ``ros-gate``.
+        opening: `Bundle.open`, or `identify` where no graph is run.
 
     Raises:
         InputError: None is named, or the key cannot be read.
@@ -28,4 +31,4 @@ def open_bundle(values: Mapping[str, Value], verb: str) -> Bundle:
         trusted_key = Path(key).read_bytes() if key else None
     except OSError as error:
         raise InputError(f"the parameter trusted_key: {key} cannot be read: {error.strerror}") from error
-    return Bundle.open(path, trusted_key)
+    return opening(path, trusted_key)

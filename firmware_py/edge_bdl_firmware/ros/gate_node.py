@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
 
+from edge_bdl.bundle import identify
 from edge_bdl_firmware.gate import Gate
 from edge_bdl_firmware.gate_process import GateProcess
 from edge_bdl_firmware.local.channel import socket_folder
@@ -61,9 +62,8 @@ class GateNode(Node):  # type: ignore[misc]
         self._log = NodeLog(self)
         declare(self, gate_parameters.START)
         start = values_of(self, gate_parameters.START)
-        opened = open_bundle(start, "ros-gate")
-        # All of a bundle that a gate needs; its weights are not kept.
-        self._manifest, self._digest, self._folder = opened.manifest, opened.digest, opened.folder
+        # All of a bundle that a gate needs: its weights may be larger than the rest of this process.
+        self._folder, self._manifest, self._digest = open_bundle(start, "ros-gate", identify)
         self._tunable = gate_parameters.tunable(self._manifest)
         self._shown = (*gate_parameters.START, *self._tunable, *gate_parameters.thresholds(self._manifest))
         declare(self, self._shown[len(gate_parameters.START) :])

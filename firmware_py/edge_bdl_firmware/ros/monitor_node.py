@@ -156,7 +156,7 @@ class MonitorNode(LifecycleNode):  # type: ignore[misc]
         values = values_of(self, CONFIGURED)
         self._transport = transport_of(values)
         checks = FrameChecks(checks_of(values))
-        bundle = open_bundle(values, "ros-monitor")
+        bundle = open_bundle(values, "ros-monitor", Bundle.open)
         runtime = runtime_of(values, bundle, self._open_runtime)
         opening = self._opening(bundle, runtime, values)
         sockets = str(values_of(self, START)["sockets"])
