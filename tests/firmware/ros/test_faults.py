@@ -172,6 +172,13 @@ def nominal_after_four_good_ones(run: Any) -> None:
     run.log.assessments[22] = (received_s, assessment(received_s - 0.01, value=1.5))
 
 
+def nominal_soon_after_hold(run: Any) -> None:
+    run.log.steps[10] = step(0.5, "HOLD")  # the four before it were good as well, and do not count
+    run.log.steps[11:14] = []
+    run.log.steps[11] = step(0.7, "NOMINAL")
+    run.log.assessments[37:40] = []  # frames of 0.48 to 0.56 s
+
+
 def stop_left_unasked(run: Any) -> None:
     run.log.steps[30:] = [step(1.5, "STOP"), step(1.55, "HOLD")]
 
@@ -201,6 +208,7 @@ def wrong_final_level(run: Any) -> None:
         (nominal_on_an_invalid_assessment, "NOMINAL on invalid evidence: the engine failed"),
         (output_in_hold, "HOLD and an output of"),
         (nominal_after_four_good_ones, "NOMINAL after 4 good assessments"),
+        (nominal_soon_after_hold, "NOMINAL after 3 good assessments"),
         (stop_left_unasked, "nobody had asked for it"),
         (stop_left_unasked, "conditions were not clear"),
         (restarted_into_hold_from_handoff, "the gate came up in HOLD"),
