@@ -16,7 +16,7 @@ from edge_bdl.errors import EdgeBdlError
 from edge_bdl_firmware.messages import LARGEST_MEAN, Assessment, Step
 
 _SECOND_NS = 1_000_000_000
-_MOST = 2**63
+_MOST = 2**64  # what a message can carry
 _SECONDS = range(-(2**31), 2**31)
 _SCORE, _STAGE, _MEAN = "score.", "stage_ms.", "mean."
 _LEVELS = {

@@ -296,9 +296,12 @@ def five_large_images(robot: Any, bundle: Path, reliability: QoSProfile, *argume
     node.images = robot.node.create_publisher(Image, "/image", reliability)
     node.ready()
     pixels = np.zeros((480, 640, 3), np.uint8)
-    for _ in range(10):
+    # A busy machine loses some of them with any settings; with Fast DDS's own it is nearly all.
+    for _ in range(20):
         node.images.publish(image(pixels))
         robot.spin(0.2)
+        if len(node.raw) >= 5:
+            break
     robot.until(lambda: len(node.raw) >= 5, "five assessments")
     # Of the wrong size for this bundle: so they arrived.
     assert {assessment.fault for assessment in node.assessments} == {"the frame is 640 x 480, the bundle takes 16 x 16"}
