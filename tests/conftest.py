@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ BUNDLES = Path(__file__).parent / "bundles"
 # Nothing here may depend on luck or on how busy the machine is.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# Where the tests were started with nohup, or behind a script's &, these are ignored, and every process under test would
+# inherit that.
+for number, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # A robot's environment has no torch; what needs it is not even collected there.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["export", "train", "bundles"]
