@@ -126,7 +126,7 @@ def _line(report: Report) -> str:
 
 def main() -> int:
     """Run the campaign, print the table; returns 1 where something happened that must never happen."""
-    parser = argparse.ArgumentParser(description="Every fault, on the real processes. Takes about 40 minutes.")
+    parser = argparse.ArgumentParser(description="Every fault, on the real processes. Takes about 35 minutes.")
     parser.add_argument("--runs", type=int, default=20, help="of each fault (default: 20)")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=table.FAULTS, help="these faults")
     parser.add_argument("--jobs", type=int, default=2, help="faults side by side (default: 2)")
