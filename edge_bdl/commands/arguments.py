@@ -34,12 +34,22 @@ class BundleParser(Parser):
     def __init__(self, verb: str, summary: str) -> None:
         super().__init__(verb, summary)
         self.add_argument("bundle", metavar="BUNDLE", type=Path, help="bundle folder, NAME.ebdl")
-        self.add_argument(
-            "--trusted-key",
-            metavar="FILE",
-            type=Path,
-            help="ed25519 public key (PEM, or 32 raw bytes) that must have signed",
-        )
+        add_trusted_key(self)
+
+
+def add_trusted_key(parser: Parser) -> None:
+    """``--trusted-key`` of verbs that open a bundle."""
+    parser.add_argument(
+        "--trusted-key",
+        metavar="FILE",
+        type=Path,
+        help="ed25519 public key (PEM, or 32 raw bytes) that must have signed",
+    )
+
+
+def add_samples(parser: Parser) -> None:
+    """``--samples`` of verbs that predict."""
+    parser.add_argument("--samples", type=int, help="members to use (default: all of the bank)")
 
 
 def add_json(parser: Parser) -> None:
@@ -102,7 +112,7 @@ def open_runtime(options: argparse.Namespace, bundle: Bundle | None = None) -> R
     """A runtime on the engine that was asked for, else on the bundle's first engine that is installed.
 
     Args:
-        options: Of a parser with `add_engine` and ``--samples``.
+        options: Of a parser with `add_engine` and `add_samples`.
         bundle: Where it is open already.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_bdl.commands.arguments import BundleParser, add_engine, add_json, open_runtime, positive
+from edge_bdl.commands.arguments import BundleParser, add_engine, add_json, add_samples, open_runtime, positive
 from edge_bdl.commands.frames import read_frame
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import InputError
@@ -27,7 +27,7 @@ def predict(argv: Sequence[str]) -> int:
         "--input", metavar="FILE", type=Path, action="append", required=True,
         help=".npy file or image; once per input of the bundle, in the bundle's order",
     )  # fmt: skip
-    parser.add_argument("--samples", type=int, help="members to use (default: all of the bank)")
+    add_samples(parser)
     parser.add_argument("--deadline-ms", type=positive, help="return within this time, with the members that fit")
     add_engine(parser)
     add_json(parser)

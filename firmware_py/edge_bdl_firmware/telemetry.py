@@ -24,7 +24,7 @@ class Telemetry:
     """
 
     def __init__(self, sockets: Path, opening: Opening) -> None:
-        self._opening = msgspec.structs.replace(opening, pid=os.getpid())
+        self.opening = opening
         self._sockets = sockets
         self._recorder = Outbox(sockets, "recorder")
         self._watchers: dict[str, Outbox] = {}

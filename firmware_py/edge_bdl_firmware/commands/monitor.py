@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_bdl.commands.arguments import BundleParser, add_engine, open_bundle, open_runtime, positive
+from edge_bdl.commands.arguments import BundleParser, add_engine, add_samples, open_bundle, open_runtime, positive
 from edge_bdl_firmware.commands.arguments import add_sockets, whole_number
 from edge_bdl_firmware.frames.checks import FrameChecks, FrameChecksConfig
 from edge_bdl_firmware.local.monitor import run_monitor
@@ -24,7 +24,7 @@ def monitor(argv: Sequence[str]) -> int:
         help="a folder of frames, FILE.mcap[:TOPIC], /dev/videoN, or socket:DIR (default: what comes in at --sockets)",
     )
     parser.add_argument("--rate", metavar="HZ", type=positive, help="frames a second of a folder or recording")
-    parser.add_argument("--samples", type=int, help="members to use (default: all of the bank)")
+    add_samples(parser)
     parser.add_argument("--deadline-ms", type=positive, help="time for each prediction (default: as long as it takes)")
     parser.add_argument(
         "--frozen-frames",

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edge_bdl.commands.arguments import Parser, add_engine, add_json, open_bundle, open_runtime
+from edge_bdl.commands.arguments import Parser, add_engine, add_json, add_trusted_key, open_bundle, open_runtime
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import InputError
 from edge_bdl_firmware.recorder.log_reader import Log
@@ -25,12 +25,7 @@ def replay(argv: Sequence[str]) -> int:
     parser = Parser("replay", "Run recorded frames and decisions again, and say whether they come out the same.")
     parser.add_argument("file", metavar="FILE", type=Path, help="a recording, .mcap")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the bundle that drove")
-    parser.add_argument(
-        "--trusted-key",
-        metavar="FILE",
-        type=Path,
-        help="ed25519 public key (PEM, or 32 raw bytes) that must have signed",
-    )
+    add_trusted_key(parser)
     add_engine(parser)
     add_json(parser)
     # Every frame is given as many members as it had.

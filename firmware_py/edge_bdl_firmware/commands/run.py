@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_bdl.commands.arguments import BundleParser, add_engine, add_json, open_bundle, positive
+from edge_bdl.commands.arguments import BundleParser, add_engine, add_json, add_samples, open_bundle, positive
 from edge_bdl.commands.output import columns, print_json
 from edge_bdl.errors import EdgeBdlError
 from edge_bdl.policy import Level
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         help="a folder of frames, FILE.mcap[:TOPIC], /dev/videoN, or socket: what other programs send to --sockets",
     )
     parser.add_argument("--rate", metavar="HZ", type=positive, help="frames a second (default: 20, or the recording's)")
-    parser.add_argument("--samples", type=int, help="members to use (default: all of the bank)")
+    add_samples(parser)
     parser.add_argument("--record", metavar="OUT.mcap", type=Path, help="record all of it")
     parser.add_argument("--sockets", metavar="DIR", type=Path, help="folder of the sockets (default: one of this run)")
     parser.add_argument("--state", metavar="FILE", type=Path, help="where a latched STOP is kept (default: nowhere)")
