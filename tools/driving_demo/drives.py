@@ -6,6 +6,7 @@ the expert, may take over. Time is the simulator's: 50 steps are a second.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,6 +87,18 @@ class Log:
     off_centre: list[float] = field(default_factory=list)
     speed: list[float] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(
+        self, level: Level, factor: float, human: bool, environment: DrivingEnvironment, scores: Mapping[str, float]
+    ) -> None:
+        """One step more."""
+        self.level.append(level.value)
+        self.speed_factor.append(factor)
+        self.human.append(human)
+        self.off_centre.append(environment.distance_to_centre)
+        self.speed.append(environment.car.speed)
+        for name, value in scores.items():
+            self.scores.setdefault(name, []).append(value)
 
     @property
     def off_track(self) -> NDArray[np.bool_]:
@@ -188,10 +201,5 @@ def _record(
     evidence: Evidence,
 ) -> None:
     gated = log.plan.mode != ALONE
-    log.level.append(decision.level.value if gated else Level.NOMINAL.value)
-    log.speed_factor.append(factor)
-    log.human.append(human.driving and gated)
-    log.off_centre.append(environment.distance_to_centre)
-    log.speed.append(environment.car.speed)
-    for name, value in evidence.scores.items():
-        log.scores.setdefault(name, []).append(value)
+    level = decision.level if gated else Level.NOMINAL
+    log.add(level, factor, human.driving and gated, environment, evidence.scores)

@@ -124,7 +124,9 @@ class _Car:
         self._gate.send(Command(axes=(plan.target_speed,), kept=mean[:1]))
         fresh = time.monotonic() - self._step_s <= _COMMAND_TIMEOUT_S
         speed = self._step.output[0] if fresh else 0.0
-        self._take_down(decision, speed / plan.target_speed)
+        self._log.add(
+            decision.level, speed / plan.target_speed, self._human.driving, self._environment, self._assessment.scores
+        )
         if self._human.driving:
             return self._expert.control(car, self._environment.track, plan.target_speed)
         return hold_speed(mean[0] if mean else 0.0, car, speed)
@@ -134,17 +136,6 @@ class _Car:
         self._human.step(decision, clear)
         if self._human.driving != drove:
             self._gate.send(HumanAct(act="take_control" if self._human.driving else "release_control"))
-
-    def _take_down(self, decision: Decision, factor: float) -> None:
-        log, environment = self._log, self._environment
-        log.level.append(decision.level.value)
-        log.speed_factor.append(factor)
-        log.human.append(self._human.driving)
-        log.off_centre.append(environment.distance_to_centre)
-        log.speed.append(environment.car.speed)
-        scores = self._assessment.scores if self._assessment is not None else {}
-        for name, value in scores.items():
-            log.scores.setdefault(name, []).append(value)
 
 
 def _noisy(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
