@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 
 # Before rclpy is imported: nobody else's nodes in here, and ours nowhere else.
-os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100), ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST")
+os.environ.update(ROS_DOMAIN_ID=str(1 + os.getpid() % 100))
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray

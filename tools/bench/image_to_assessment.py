@@ -5,8 +5,8 @@
 Three processes: a camera, the monitor node, and this one, which hears the assessments. A small CNN with dropout in its
 head, 16 samples, one thread; weights are untrained, for time does not depend on them. Time counts from just before the
 camera publishes to the assessment's arrival here, so it includes what DDS takes both ways. What is not the engine's
-should be at most 5 ms at the median. "arrived" is the share of the published images that were assessed. Fast DDS runs
-with the profile that we ship for large images, unless FASTRTPS_DEFAULT_PROFILES_FILE says otherwise.
+should be at most 5 ms at the median. "arrived" is the share of the published images that were assessed. The camera has
+Fast DDS's own settings, the monitor those that it gives itself.
 """
 
 from __future__ import annotations
@@ -26,11 +26,7 @@ from typing import Any, NamedTuple
 
 # Before rclpy is imported: nobody else's nodes in here, and ours nowhere else.
 os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-os.environ.setdefault(
-    "FASTRTPS_DEFAULT_PROFILES_FILE",
-    str(Path(__file__).parents[2] / "firmware_py/ros2/edge_bdl_ros/config/fastdds_large_images.xml"),
-)
-os.environ.update(ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", OMP_NUM_THREADS="1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import rclpy

@@ -7,6 +7,7 @@ worse than none.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,10 @@ _LONGEST_WAIT_S = 0.1  # a signal that comes while nothing else does is seen aft
 # ROS writes to stderr and to log files with the interpreter locked: where their reader hangs, so would every thread.
 # What our nodes say goes out by `NodeLog`, to stderr and to /rosout.
 _LOG_ARGUMENTS = ("--ros-args", "--disable-stdout-logs", "--disable-external-lib-logs")
+#: Fast DDS without shared memory. There it checks the health of a port whenever a process joins or leaves, and every
+#: publisher, whomever it speaks to, waits a third of a second for that, with the interpreter locked
+#: (github.com/eProsima/Fast-DDS/issues/6535). Large images need as much room in a socket as the kernel gives.
+TRANSPORTS = ("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4?sockets_size=4194304B")
 
 
 class ProcessNode(Protocol):
@@ -54,6 +59,7 @@ def run(make_node: Callable[[], ProcessNode], argv: Sequence[str]) -> int:
         EdgeBdlError: The arguments or parameters make no sense, or the node cannot be built with them.
     """
     signals = StopSignals()
+    os.environ.setdefault(*TRANSPORTS)
     try:
         rclpy.init(args=[*argv, *_LOG_ARGUMENTS], signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # all that rcl raises

@@ -40,6 +40,12 @@ def domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
     raise AssertionError("every ROS domain is in use")
 
 
+@pytest.fixture
+def own_transports(domain: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our nodes choose their transports: within a discovery range of one machine ROS chooses."""
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE")
+
+
 @contextmanager
 def node(name: str) -> Iterator[tuple[Any, Any]]:
     """A node of this process, with its executor."""

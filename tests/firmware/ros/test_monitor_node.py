@@ -312,16 +312,20 @@ def test_large_raw_images_arrive_where_both_sides_are_reliable(robot: Any, masks
     five_large_images(robot, masks.folder, RELIABLE, "--ros-args", "-p", override)
 
 
-@pytest.fixture
-def profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours for Fast DDS, for the processes and, as it comes before the robot, for the test's own node."""
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        monkeypatch.setenv(name, str(CONFIG.with_name("fastdds_large_images.xml")))
+_ROOM = int(Path("/proc/sys/net/core/rmem_max").read_text())
 
 
-@pytest.mark.usefixtures("profile")
-def test_large_raw_images_arrive_by_best_effort_with_our_profile(robot: Any, masks: Bundle) -> None:
+@pytest.mark.skipif(_ROOM < 2**20, reason=f"the kernel gives a socket {_ROOM} bytes, less than one image")
+@pytest.mark.usefixtures("own_transports")
+def test_large_raw_images_arrive_by_best_effort_where_sockets_have_room(robot: Any, masks: Bundle) -> None:
     five_large_images(robot, masks.folder, BEST_EFFORT)
+
+
+@pytest.mark.usefixtures("own_transports")
+def test_no_shared_memory_of_dds_is_mapped(make: Make) -> None:
+    node = make()
+    node.ask(image(pixels()))
+    assert "fastrtps_port" not in Path(f"/proc/{node.process.pid}/maps").read_text()
 
 
 def test_a_late_joiner_receives_what_comes_after_it(make: Make) -> None:

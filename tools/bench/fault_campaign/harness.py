@@ -128,7 +128,6 @@ class Harness:
         environment = {
             **os.environ,
             "ROS_DOMAIN_ID": str(self.domain),
-            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             "OMP_NUM_THREADS": "1",
         }
         self.processes[name] = subprocess.Popen(
