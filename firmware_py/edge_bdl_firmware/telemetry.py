@@ -31,6 +31,7 @@ class Telemetry:
         # Nobody sends to a watcher that another thread is just closing; sending never waits, so nor does this lock.
         self._lock = threading.Lock()
         self._next_s = 0.0
+        self._find_watchers()  # they shall not miss what comes before the first refresh
 
     @property
     def opening(self) -> Opening:

@@ -51,6 +51,14 @@ def test_the_recorder_hears_all_and_the_watchers_what_is_told(sockets: Path, tel
         assert heard(one) == heard(two) == [OPENING, NEWS]
 
 
+def test_who_watches_already_misses_nothing_before_the_first_refresh(sockets: Path) -> None:
+    with Inbox(sockets, "watch.1") as watcher:
+        telemetry = Telemetry(sockets, OPENING)
+        telemetry.tell(NEWS)
+        assert heard(watcher) == [NEWS]
+        telemetry.close()
+
+
 def test_others_in_the_folder_are_left_alone(sockets: Path, telemetry: Telemetry) -> None:
     with Inbox(sockets, "gate") as gate, Inbox(sockets, "watcher") as other:
         (sockets / "watch.txt").touch()
