@@ -41,6 +41,26 @@ def test_a_seed_repeats_its_drive_whatever_was_driven_before(environment: Drivin
     assert not np.array_equal(drive(environment, seed=4, steps=80), first)
 
 
+def test_a_drive_may_begin_anywhere_on_the_lap(environment: DrivingEnvironment) -> None:
+    line = environment.reset(5)
+    frame = environment.reset(5, 0.5)
+    tiles = len(environment.track.centre)
+    assert environment.track.nearest_tile(environment.car.position) == tiles // 2
+    assert environment.distance_to_centre < 0.1
+    assert environment.car.speed < 0.1
+    # It looks along the road: to a tile ahead there is little to steer.
+    assert abs(Expert(tiles_ahead=1).steering(environment.car, environment.track)) < 0.5
+    assert not np.array_equal(frame, line)
+    assert np.array_equal(environment.reset(5, 0.5), frame)
+    assert np.array_equal(environment.reset(5), line)
+
+
+@pytest.mark.parametrize("lap_share", [-0.1, 1.0, float("nan")])
+def test_a_place_that_is_not_on_the_lap_is_refused(environment: DrivingEnvironment, lap_share: float) -> None:
+    with pytest.raises(InputError, match="lap_share"):
+        environment.reset(5, lap_share)
+
+
 def test_the_camera_sees_the_pixels_of_the_stock_simulator(environment: DrivingEnvironment) -> None:
     from gymnasium.envs.box2d.car_racing import CarRacing
 

@@ -43,6 +43,21 @@ def test_demonstrations_repeat_with_their_generator(environment: DrivingEnvironm
     assert not np.array_equal(first.labels, other.labels)
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_spread_episodes_begin_evenly_around_their_laps(environment: DrivingEnvironment, spread: bool) -> None:
+    lines = [environment.reset(seed) for seed in (0, 1)]
+    begins = [environment.reset(seed, share) for seed, share in ((0, 0.0), (1, 0.5))] if spread else lines
+    shown = collect_demonstrations(
+        environment, Expert(), seeds=(0, 1), steps=2, keep_every=2, speeds=(25.0, 30.0), noise=0.0,
+        rng=np.random.default_rng(0), spread=spread,
+    )  # fmt: skip
+    driven, _ = collect_closed_loop(
+        environment, lambda frame: 0.0, seeds=(0, 1), steps=1, target_speed=30.0, expert=Expert(), spread=spread
+    )
+    assert np.array_equal(shown.frames, np.stack(begins))
+    assert np.array_equal(driven.frames, np.stack(begins))
+
+
 def test_noise_shows_the_way_back(environment: DrivingEnvironment) -> None:
     calm, shaken = (np.abs(demonstrations(environment, noise).labels).mean() for noise in (0.0, 0.5))
     assert shaken > 2.0 * calm

@@ -3,8 +3,9 @@
     .venv/bin/python tools/bench/timeline.py [--bundle demo/carracing.ebdl] [--drives 5] [--keep FOLDER]
 
 A simulated car drives through ``edge-bdl run``; every drive is recorded, and its recording must replay to the same
-decisions. Two hazards, both sudden: thin fog that only slows, and thick fog that hands over to a scripted human. The
-thin one is short: with the second that its release takes, SLOW must not last for the 3 s that hand over.
+decisions. Two hazards, both sudden: thin fog that only slows, and thick fog that hands over to a scripted human. How
+thin is for the bundle to say: as far over its SLOW thresholds as below those that hand over. The thin one is short:
+with the second that its release takes, SLOW must not last for the 3 s that hand over.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "driving_demo"))
 
 from drives import PERIOD_S, UNANSWERED, WITH_HUMAN, Log, Plan
-from edge_bdl import Bundle, Level
+from edge_bdl import Bundle, Level, Runtime
+from edge_bdl_train.carracing.environment import DrivingEnvironment
+from edge_bdl_train.carracing.weather import apply_weather
 from live import drive_live
 
 _SPEED = 25.0
 _SUDDEN_S = PERIOD_S  # the hazard is all there within a step
 _BEFORE_S, _AFTER_S = 8.0, 12.0
-HAZARDS = {
-    "thin fog, slows": ("fog", 0.17, 1.8, UNANSWERED),
-    "thick fog, hands over": ("fog", 0.75, 8.0, WITH_HUMAN),
-}
+_FOG = "fog"
+_THICK = 0.75
+_THIN = np.linspace(0.02, 0.4, 39)  # severities to choose from
+_LOOK_TRACK, _LOOKS = 5_999, 20  # a track that nobody drives, looked at from so many places
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,40 @@ def main() -> int:
     print("| hazard | deepest level | slower after, s (max) | held back in it (min) | NOMINAL again after, s (max) "
           "| full speed after, s (max) | held back when clear (max) | replays identical |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|")
+    thin = thin_fog(options.bundle)
+    hazards = {
+        f"thin fog ({thin:.2f}), slows": (thin, 1.8, UNANSWERED),
+        "thick fog, hands over": (_THICK, 8.0, WITH_HUMAN),
+    }
     met = True
-    for name, (weather, severity, seconds, mode) in HAZARDS.items():
+    for name, (severity, seconds, mode) in hazards.items():
         plans = [
-            Plan(mode, weather, severity, 6_000 + drive, _SPEED, _BEFORE_S, seconds, _SUDDEN_S, _AFTER_S)
+            Plan(mode, _FOG, severity, 6_000 + drive, _SPEED, _BEFORE_S, seconds, _SUDDEN_S, _AFTER_S)
             for drive in range(options.drives)
         ]
         lines = [_drive(options.bundle, plan, options.keep) for plan in plans]
         print(_row(name, lines), flush=True)
         met &= all(_good(line) for line in lines)
     return 0 if met else 1
+
+
+def thin_fog(bundle: Path) -> float:
+    """The severity that is as far over the SLOW thresholds as below the HANDOFF thresholds, in its worst frame."""
+    runtime, environment, rng = Runtime.open(bundle), DrivingEnvironment(), np.random.default_rng(_LOOK_TRACK)
+    limits = {score.name: limit for score in runtime.manifest.policy.scores if (limit := score.at(runtime.samples))}
+    frames = [environment.reset(_LOOK_TRACK, look / _LOOKS) for look in range(_LOOKS)]
+    environment.close()
+
+    def margin(severity: float) -> float:
+        margins = []
+        for frame in frames:
+            scores = runtime.predict(apply_weather(_FOG, frame, severity, rng)).scores()
+            over = max(scores[name] / limit.slow for name, limit in limits.items())
+            below = min(limit.handoff / scores[name] for name, limit in limits.items())
+            margins.append(min(over, below))
+        return min(margins)
+
+    return float(max(_THIN, key=margin))
 
 
 def _good(line: Timeline) -> bool:

@@ -54,10 +54,25 @@ class DrivingEnvironment:
         self._frame = np.zeros(FRAME_SHAPE, np.uint8)
         self._track: Track | None = None
 
-    def reset(self, seed: int) -> NDArray[np.uint8]:
-        """Puts the car at rest at the start of the track of this seed; returns the first frame, uint8 [96, 96, 3]."""
+    def reset(self, seed: int, lap_share: float = 0.0) -> NDArray[np.uint8]:
+        """Puts the car at rest on the track of this seed; returns the first frame, uint8 [96, 96, 3].
+
+        Args:
+            seed: Of the track.
+            lap_share: How far round the lap, in [0, 1); 0 is the starting line, around which all tracks look alike.
+
+        Raises:
+            InputError: There is no such place.
+        """
+        if not 0.0 <= lap_share < 1.0:
+            raise InputError(f"lap_share is in [0, 1), got {lap_share}")
         frame, _ = self._simulator.reset(seed=seed)
-        self._track = Track(np.array([(x, y) for _, _, x, y in self._simulator.track]))
+        tiles = self._simulator.track
+        self._track = Track(np.array([(x, y) for _, _, x, y in tiles]))
+        if lap_share:
+            _, heading_rad, x, y = tiles[int(lap_share * len(tiles))]
+            self.place(np.array([x, y]), heading_rad)
+            frame = self._simulator.step(None)[0]
         return self._take(frame)
 
     def step(self, control: Control) -> NDArray[np.uint8]:

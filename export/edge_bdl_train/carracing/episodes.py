@@ -44,6 +44,7 @@ def collect_demonstrations(
     speeds: tuple[float, float],
     noise: float,
     rng: np.random.Generator,
+    spread: bool = False,
     advance: Advance = lambda: None,
 ) -> LabelledFrames:
     """Lets the expert drive while its hand is knocked off the wheel half of the time.
@@ -60,11 +61,12 @@ def collect_demonstrations(
         speeds: an episode's speed is drawn between these, in units a second.
         noise: standard deviation of the steering added in a disturbed second.
         rng: draws speeds and noise.
+        spread: episodes begin evenly spread around their laps instead of on the starting line.
         advance: called after each step.
     """
     frames, labels, episodes = [], [], []
     for episode, seed in enumerate(seeds):
-        environment.reset(seed)
+        environment.reset(seed, _begin(episode, seeds, spread))
         speed = rng.uniform(*speeds)
         knock = 0.0
         for step in range(steps):
@@ -88,6 +90,7 @@ def collect_closed_loop(
     steps: int,
     target_speed: float,
     expert: Expert,
+    spread: bool = False,
     until_off_track: bool = False,
     advance: Advance = lambda: None,
 ) -> tuple[LabelledFrames, DrivingFigures]:
@@ -100,12 +103,13 @@ def collect_closed_loop(
         steps: steps an episode.
         target_speed: held throughout, in units a second.
         expert: labels the frames.
+        spread: episodes begin evenly spread around their laps instead of on the starting line.
         until_off_track: end an episode where the car leaves the road.
         advance: called after each step.
     """
     frames, labels, episodes, distances, speeds = [], [], [], [], []
     for episode, seed in enumerate(seeds):
-        environment.reset(seed)
+        environment.reset(seed, _begin(episode, seeds, spread))
         for _ in range(steps):
             frame, car = environment.frame, environment.car
             frames.append(frame)
@@ -124,3 +128,7 @@ def collect_closed_loop(
         mean_speed=float(np.mean(speeds)),
     )
     return LabelledFrames(np.stack(frames), np.array(labels, np.float32), np.array(episodes, np.int64)), figures
+
+
+def _begin(episode: int, seeds: Sequence[int], spread: bool) -> float:
+    return episode / len(seeds) if spread else 0.0

@@ -35,6 +35,7 @@ BUNDLE = ROOT / "demo" / "carracing.ebdl"
 SHORT = ("image stops", "NaN score", "monitor SIGKILL", "gate SIGKILL", "restart in the middle of HANDOFF")
 
 FORWARD = (0.5, 0.0, 0.0, 0.0, 0.0, 0.2)
+SLOWER = (0.4, 0.0, 0.0, 0.0, 0.0, 0.2)
 ZERO = (0.0,) * 6
 SPEC = PolicySpec(scores=(Score(name="epistemic", reduction="max", thresholds={4: Thresholds(slow=1.0, handoff=2.0)}),))
 FAULT_S, END_S = 1.0, 2.0
@@ -82,8 +83,8 @@ def assessment(received_s: float, value: float = 0.1, fault: str | None = None) 
 
 def step(now_s: float, level: str, **more: Any) -> Step:
     output = FORWARD if level == "NOMINAL" else ZERO
-    more = {"trigger": "tick", "speed_factor": 1.0, "reason": "", "command": FORWARD, "output": output} | more
-    return Step(now_s=now_s, level=level, **more)
+    usual = {"trigger": "tick", "speed_factor": 1.0, "reason": "", "command": FORWARD, "output": output}
+    return Step(now_s=now_s, level=level, sequence=round(now_s * 20), **usual | more)
 
 
 def times(begin_s: float, end_s: float, rate_hz: float) -> Iterator[float]:
@@ -118,6 +119,14 @@ def test_a_sound_run_has_no_violations_and_is_measured() -> None:
     assert ways(run)["holds"].radians == pytest.approx(0.2 * 0.31)
 
 
+def test_commands_that_dds_delivered_late_may_pass() -> None:
+    run = sound_run()
+    late_commands(run)
+
+    assert violations(run, FAULT) == []
+    assert detected_ms(run) == pytest.approx(310.0)
+
+
 def replace_output(index: int, axes: tuple[float, ...]) -> Callable[[Any], None]:
     def change(run: Any) -> None:
         run.log.outputs[index] = run.log.outputs[index]._replace(axes=axes)
@@ -135,6 +144,68 @@ def other_sign(run: Any) -> None:
 
 def one_axis_scaled_alone(run: Any) -> None:
     replace_output(5, (0.25, 0.0, 0.0, 0.0, 0.0, 0.2))(run)
+
+
+def replace_steps(begin: int, end: int, **changes: Any) -> Callable[[Any], None]:
+    """Steps and the outputs that came from them."""
+
+    def change(run: Any) -> None:
+        for index in range(begin, end):
+            run.log.steps[index] = changed = msgspec.structs.replace(run.log.steps[index], **changes)
+            replace_output(index, changed.output)(run)
+
+    return change
+
+
+def not_the_steps_output(run: Any) -> None:
+    replace_output(5, (0.25, 0.0, 0.0, 0.0, 0.0, 0.1))(run)
+
+
+def step_that_scales_one_axis_alone(run: Any) -> None:
+    replace_steps(5, 6, speed_factor=0.5, output=(0.25, 0.0, 0.0, 0.0, 0.0, 0.2))(run)
+
+
+def step_that_doubles(run: Any) -> None:
+    replace_steps(5, 6, output=(1.0, 0.0, 0.0, 0.0, 0.0, 0.4))(run)
+
+
+def step_with_a_factor_of_two(run: Any) -> None:
+    replace_steps(5, 6, speed_factor=2.0, output=(1.0, 0.0, 0.0, 0.0, 0.0, 0.4))(run)
+
+
+def step_of_a_command_that_nobody_sent(run: Any) -> None:
+    replace_steps(5, 6, command=SLOWER, output=SLOWER)(run)
+
+
+def step_without_a_command(run: Any) -> None:
+    replace_steps(5, 6, command=None)(run)
+
+
+def step_of_a_command_of_long_ago(run: Any) -> None:
+    """From 0.2 s on another command is sent, and 0.8 s later the gate still passes on the one before."""
+    send_slower(run)
+    replace_steps(21, 24, command=SLOWER, output=SLOWER)(run)
+
+
+def step_that_goes_back(run: Any) -> None:
+    send_slower(run)
+    replace_steps(7, 8, command=SLOWER, output=SLOWER)(run)
+    replace_steps(12, 26, command=SLOWER, output=SLOWER)(run)
+
+
+def send_slower(run: Any) -> None:
+    run.log.inputs = [sent._replace(axes=SLOWER) if sent.time_s > 0.2 else sent for sent in run.log.inputs]
+
+
+def late_commands(run: Any) -> None:
+    """DDS holds up for 0.45 s what is sent from 0.2 s on."""
+    send_slower(run)
+    replace_steps(14, 26, command=SLOWER, output=SLOWER)(run)
+
+
+def late_commands_and_lost_steps(run: Any) -> None:
+    late_commands(run)
+    run.log.steps[10:13] = []
 
 
 def not_finite(run: Any) -> None:
@@ -195,9 +266,18 @@ def wrong_final_level(run: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (larger_than_its_command, "no share of any newest command"),
-        (other_sign, "no share of any newest command"),
-        (one_axis_scaled_alone, "no share of any newest command"),
+        (larger_than_its_command, "no share of its command"),
+        (other_sign, "no share of its command"),
+        (one_axis_scaled_alone, "no share of its command"),
+        (not_the_steps_output, "no share of its command"),
+        (step_that_scales_one_axis_alone, "is not 0.5 of"),
+        (step_that_doubles, "is not 1 of"),
+        (step_with_a_factor_of_two, "is not 2 of"),
+        (step_of_a_command_that_nobody_sent, "nobody sent in the last 0.65 s"),
+        (step_of_a_command_of_long_ago, "nobody sent in the last 0.65 s"),
+        (step_that_goes_back, "from an older command than before"),
+        (step_without_a_command, "without a command"),
+        (late_commands_and_lost_steps, "no share of its command"),
         (not_finite, "not finite"),
         (no_command_for_long, "motion without a fresh command"),
         (nothing_sent, "nothing was sent to the base"),

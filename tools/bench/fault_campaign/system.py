@@ -145,7 +145,8 @@ def _spike(run: Run) -> None:
 def _check_spike(run: Run) -> None:
     limits = run.harness.slow_limits
     odd = [said for _, said in run.log.assessments if any(said.scores.get(name, 0.0) > limits[name] for name in limits)]
-    run.check(len(odd) == 1, f"{len(odd)} frames were odd instead of one: the fault was none")
+    told = "; ".join(f"{said.received_s - run.fault_s:.3f} s, {said.scores}" for said in odd)
+    run.check(len(odd) == 1, f"{len(odd)} frames were odd instead of one ({told}): the fault was none")
 
 
 def _discovered_late(run: Run) -> None:

@@ -1,7 +1,8 @@
 """What must never happen, held against everything that was sent and heard in one run.
 
-Nothing here trusts the gate's own reasons: outputs are compared with the commands that were sent, levels with the
-thresholds of the bundle and the scores that the monitor published, distances with the bounds of the fault.
+Nothing here trusts the gate's own reasons: outputs are compared with the gate's steps and those with the commands that
+were sent, levels with the thresholds of the bundle and the scores that the monitor published, distances with the bounds
+of the fault.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from edge_bdl.manifest import PolicySpec
 from edge_bdl_firmware.messages import Assessment, Step
-from fault_campaign.base import Velocity, Way, travel
+from fault_campaign.base import Way, travel
 from fault_campaign.bounds import (
     BASE_TIMEOUT_S,
     COMMAND_S,
@@ -27,67 +26,18 @@ from fault_campaign.bounds import (
 )
 from fault_campaign.fault import Fault
 from fault_campaign.harness import Run
+from fault_campaign.outputs import EXACT, Outputs
 from fault_campaign.robot import Log
 
 _MOST = 5  # violations of one run that are told
-_EXACT = 1e-9
 _WHOLE = 0.999
 _GOOD_IN_ROW = 5
 _STANDSTILL_S = 1.0
 _ASKED_S = 3.0  # an answer of a service may come so late
-_CLOCKS_S = 0.005  # DDS stamps by another clock than ours, which somebody may be slewing
 _SAME_S = 1e-4  # two frames are further apart
 _STILL = ("HOLD", "STOP")
 _DRIVING = ("NOMINAL", "SLOW")
 _LATCHED = ("HANDOFF", "STOP")
-
-
-class Outputs:
-    """Outputs beside the commands that they can have come from.
-
-    Args:
-        log: Of the run.
-    """
-
-    def __init__(self, log: Log) -> None:
-        self._inputs = log.inputs
-        self._times = np.array([command.time_s for command in log.inputs])
-        self._left = np.array([command.sent_s for command in log.inputs])
-        self._axes = np.array([command.axes for command in log.inputs]).reshape(-1, 6)
-        self._finite = np.isfinite(self._axes).all(axis=1)
-
-    def share(self, output: Velocity) -> float | None:
-        """Which share of a command that can have been the newest an output is; None where it is of none.
-
-        All axes must be scaled alike, by no more than 1 and not below 0. What was on its way for longer than a tick and
-        the margin cannot have been the newest, unless none came after it.
-        """
-        axes = np.array(output.axes)
-        if not axes.any():
-            return 0.0
-        last = int(np.searchsorted(self._times, output.sent_s + _CLOCKS_S, "right"))
-        first = max(0, int(np.searchsorted(self._left, output.sent_s - TICK_S - MARGIN_S)) - 1)
-        inputs = self._axes[first:last][self._finite[first:last]]
-        inputs = inputs[inputs.any(axis=1)]
-        shares = inputs @ axes / (inputs**2).sum(axis=1)
-        errors = np.abs(shares[:, None] * inputs - axes).max(axis=1)
-        fits = shares[(errors <= _EXACT) & (shares >= 0.0) & (shares <= 1.0 + _EXACT)]
-        return float(fits.max()) if len(fits) else None
-
-    def origin(self, output: Velocity) -> str:
-        """What an output that should not be there comes from, for people."""
-        axes, inputs = np.array(output.axes), self._axes
-        with np.errstate(all="ignore"):
-            shares = inputs @ axes / (inputs**2).sum(axis=1)
-            errors = np.abs(shares[:, None] * inputs - axes).max(axis=1)
-        nearest = int(np.nanargmin(errors))
-        return f"{shares[nearest]:.3f} of the command of {output.sent_s - self._times[nearest]:.3f} s before"
-
-    def commanded(self, time_s: float) -> bool:
-        """Whether a valid command was sent lately enough for motion to be seen at this time."""
-        since = int(np.searchsorted(self._left, time_s - COMMAND_S - TICK_S - MARGIN_S))
-        until = int(np.searchsorted(self._times, time_s, "right"))
-        return bool(self._finite[since:until].any())
 
 
 def violations(run: Run, fault: Fault) -> list[str]:
@@ -133,9 +83,12 @@ def _of_outputs(log: Log, begin_s: float) -> Iterator[str]:
             yield f"an output that is not finite: {output.axes}"
         elif outputs.share(output) is None:
             when = f"{output.time_s - begin_s:.3f} s after the run's beginning"
-            yield f"{when} an output that is no share of any newest command: {output.axes}, {outputs.origin(output)}"
+            yield f"{when} an output that is no share of its command: {output.axes}, {outputs.origin(output)}"
         if not outputs.commanded(output.sent_s):
             yield f"motion without a fresh command: {output.axes}"
+    for step, wrong in outputs.wrong_steps():
+        if step.now_s >= begin_s:
+            yield f"{step.now_s - begin_s:.3f} s after the run's beginning an output of {step.output} {wrong}"
 
 
 def _of_silence(log: Log, begin_s: float) -> Iterator[str]:
@@ -251,7 +204,7 @@ def _of_the_fault(log: Log, run: Run, fault: Fault) -> Iterator[str]:
         return
     bound = farthest(run, fault.stop_s)
     for kind, way in ways(run).items():
-        if way.metres > bound.metres + _EXACT or way.radians > bound.radians + _EXACT:
+        if way.metres > bound.metres + EXACT or way.radians > bound.radians + EXACT:
             yield (
                 f"the base ({kind}) went {way.metres:.3f} m and turned {way.radians:.3f} rad, "
                 f"at most {bound.metres:.3f} m and {bound.radians:.3f} rad are allowed"
