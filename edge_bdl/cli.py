@@ -27,6 +27,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("edge_bdl_train.cli:train", "train a Bayesian network by one of the recipes", "train"),
+    "evaluate": Verb("edge_bdl_train.evaluation.cli:evaluate", "judge a trained network on held-out data", "train"),
     "export": Verb("edge_bdl_export.cli:export", "turn a trained network into a proved bundle", "export"),
     "inspect": Verb("edge_bdl.commands.inspect:inspect", "say what a bundle is"),
     "verify": Verb(

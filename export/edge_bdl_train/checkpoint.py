@@ -56,6 +56,15 @@ def save_checkpoint(path: Path | str, model: nn.Module, info: CheckpointInfo) ->
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _refuse_non_finite(path, tensors)
     content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: msgspec.json.encode(info).decode()})
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file beside its place, reads it back, and renames it into place.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before still is.
+    """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -66,6 +75,8 @@ def save_checkpoint(path: Path | str, model: nn.Module, info: CheckpointInfo) ->
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if temporary.read_bytes() != content:
+            raise CheckpointError(f"cannot write {path}: the disk did not keep what was written to it")
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:

@@ -27,10 +27,16 @@ def progress_bars() -> Iterator[Stage]:
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = rich_progress.Progress(*columns, console=Console(stderr=True))
 
-        def stage(label: str, total: int) -> Advance:
-            task = progress.add_task(label, total=total)
-            return lambda: progress.advance(task)
+    def stage(label: str, total: int) -> Advance:
+        progress.start()
+        task = progress.add_task(label, total=total)
+        return lambda: progress.advance(task)
 
+    try:
         yield stage
+    finally:
+        # Without a bar it would still print an empty line, above the error that came before any.
+        if progress.tasks:
+            progress.stop()

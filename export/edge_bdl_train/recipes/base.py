@@ -1,6 +1,6 @@
 """What every recipe offers.
 
-A recipe's file declares its parts in one order: config, model, data, train, calibration frames.
+A recipe's file declares its parts in one order: config, model, data, train, calibration frames, held-out data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edge_bdl.errors import InputError
 from edge_bdl_train.checkpoint import CheckpointError, CheckpointInfo, read_info, restore, save_checkpoint
 from edge_bdl_train.frames import CalibrationSets
+from edge_bdl_train.held_out import HeldOut
 from edge_bdl_train.progress import Stage, silent
 
 
@@ -52,6 +54,17 @@ class Recipe(ABC):
     @abstractmethod
     def calibration_sets(self, model: nn.Module, stage: Stage = silent) -> CalibrationSets:
         """Frames for the export of a trained network, none of which it was trained on."""
+
+    def held_out(self, model: nn.Module, stage: Stage = silent) -> HeldOut:
+        """Data to evaluate a trained network on, none of which it was trained on.
+
+        Raises:
+            InputError: this recipe keeps none.
+        """
+        raise InputError(
+            f"recipe {self.name!r} keeps no data to evaluate on: define its held_out, or judge predictions of your own "
+            "with edge_bdl_train.evaluation"
+        )
 
     def train(self, out: Path | str, *, seed: int = 0, stage: Stage = silent) -> CheckpointInfo:
         """Trains a new network and writes its checkpoint to ``out``; returns what the checkpoint says of itself."""

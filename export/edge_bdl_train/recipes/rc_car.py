@@ -21,6 +21,7 @@ from torch import nn
 
 from edge_bdl.errors import InputError, require
 from edge_bdl_train.frames import CalibrationSets, LabelledFrames
+from edge_bdl_train.held_out import HeldOut
 from edge_bdl_train.imitation import ImitationConfig, imitate, predict, steps_of
 from edge_bdl_train.models import SmallCnn
 from edge_bdl_train.preprocess import Preprocess
@@ -31,6 +32,7 @@ DATA_VARIABLE = "EDGE_BDL_RC_CAR"
 FRAME_SHAPE = (120, 160, 3)
 FRAME_PERIOD_S = 0.05
 _SHORTEST_EPISODE_S = 5.0
+_DARK = 0.15  # of the light
 _COLUMNS = ("file", "angle", "timestamp_ms", "kept")
 
 
@@ -117,6 +119,11 @@ class RcCarRecipe(Recipe):
         _, selection, *episodes = self.blocks()
         calibration, test = (part.of_episodes_from(round(_SHORTEST_EPISODE_S / period_s)) for part in episodes)
         return CalibrationSets(selection, calibration, test, period_s=period_s)
+
+    def held_out(self, model: nn.Module, stage: Stage = silent) -> HeldOut:
+        """The last stretch of the drive; outsiders are the same frames with hardly any light."""
+        _, selection, _, test = self.blocks()
+        return HeldOut.of_steering(selection, test, {"dark": np.uint8(_DARK * test.frames)})
 
     def _folder(self) -> Path:
         folder = self.data or os.environ.get(DATA_VARIABLE)

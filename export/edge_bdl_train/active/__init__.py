@@ -1,0 +1,1 @@
+"""Active learning: which unlabelled example to ask about next, and the loop that asks."""

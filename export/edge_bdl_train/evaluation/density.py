@@ -1,0 +1,102 @@
+"""How unlike anything known an input looks to the network: a Gaussian over its features.
+
+Dropout's variance says little about an input that the features do not recognise; how far the features are from those of
+known examples says it plainly (Lee et al. 2018, arXiv 1807.03888, with one class). The Gaussian is a probabilistic PCA
+model (Tipping and Bishop 1999), and the score the one that a bundle ships with; what the bundle sketches for speed, the
+norm outside the leading directions, is exact here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_bdl.errors import InputError
+from edge_bdl_train.evaluation.checks import finite
+
+MAXIMUM_RANK = 32
+MINIMUM_EXAMPLES = 50
+_ROWS = 1000
+
+
+class FeatureDensity:
+    """The score: squared Mahalanobis distance per dimension, about 1 on known examples.
+
+    Args:
+        features: [n, F] of known examples.
+
+    Raises:
+        InputError: they are too few, all alike, or not finite.
+    """
+
+    def __init__(self, features: Any) -> None:
+        known = finite("features", features, "[N, F]", (2,))
+        count, self._width = known.shape
+        if count < MINIMUM_EXAMPLES:
+            raise InputError(f"a feature density needs at least {MINIMUM_EXAMPLES} known examples, got {count}")
+        self._mean = known.mean(0)
+        _, singular, directions = torch.linalg.svd(known - self._mean, full_matrices=False)
+        variances = singular**2 / (count - 1)
+        if not variances.sum() > 0.0:
+            raise InputError(f"the features of all {count} known examples are the same: nothing can be told from them")
+        rank = min(MAXIMUM_RANK, max(1, count // 10), len(variances))
+        # What lies outside the leading directions shares one variance, and no direction is ever exactly known.
+        floor = 1e-3 * variances.sum() / self._width
+        self._rest = torch.maximum(variances[rank:].sum() / max(self._width - rank, 1), floor)
+        self._directions = directions[:rank]
+        self._variances = variances[:rank].clamp_min(self._rest)
+
+    def __call__(self, features: Any) -> Tensor:
+        """Scores [N] of features [N, F].
+
+        Raises:
+            InputError: they are not finite, or not as wide as the known ones.
+        """
+        given = finite("features", features, "[N, F]", (2,))
+        if given.shape[1] != self._width:
+            raise InputError(f"these are {given.shape[1]} features, the known examples have {self._width}")
+        centred = given - self._mean
+        leading = centred @ self._directions.T
+        outside = ((centred - leading @ self._directions) ** 2).sum(1) / self._rest
+        return ((leading**2 / self._variances).sum(1) + outside) / self._width
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, inputs: Tensor) -> Tensor | None:
+    """What the deterministic network makes of inputs before it gets to what is stochastic, or to its last layer.
+
+    That is the input of the first dropout module that it calls, else of the last linear layer; the mean over everything
+    behind the channel axis.
+
+    Args:
+        network: is called in eval mode and left in the mode in which it was.
+        inputs: [N, ...].
+
+    Returns:
+        [N, F], or None where the network has no such module.
+    """
+    dropouts = [module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+    sites = dropouts or [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not sites:
+        return None
+    seen: list[Tensor] = []
+    handles = [site.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0])) for site in sites]
+    training = network.training
+    network.eval()
+    blocks = []
+    try:
+        for rows in inputs.split(_ROWS):
+            seen.clear()
+            network(rows)
+            blocks.append(_pooled(seen[0 if dropouts else -1]))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return torch.cat(blocks)
+
+
+def _pooled(feature: Tensor) -> Tensor:
+    return feature.flatten(2).mean(2) if feature.ndim > 2 else feature

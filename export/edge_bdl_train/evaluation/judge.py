@@ -1,0 +1,137 @@
+"""A posterior, judged on what its recipe kept for that: its outputs become plain tensors, and nothing else is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from edge_bdl.errors import InputError
+from edge_bdl_train.evaluation.density import FeatureDensity, features_of
+from edge_bdl_train.evaluation.evaluate import evaluate_classes, evaluate_gaussians
+from edge_bdl_train.evaluation.report import Evaluation
+from edge_bdl_train.evaluation.scores import Scores, class_scores, gaussian_scores
+from edge_bdl_train.held_out import HeldOut
+from edge_bdl_train.methods.dropout import DropoutPosterior, dropout_posterior
+from edge_bdl_train.methods.point import PointPosterior
+from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.posterior_file import load_posterior
+from edge_bdl_train.progress import Stage, silent
+from edge_bdl_train.recipes.base import Recipe
+
+_POSTERIOR_KEY = "edge_bdl_posterior"  # in the header of a posterior's file
+
+
+def open_fitted(path: Path, recipe: Recipe, stage: Stage = silent) -> tuple[Posterior, HeldOut]:
+    """What a file holds, and the data to judge it by.
+
+    Args:
+        path: a posterior's file, or a checkpoint, whose network is a posterior by its dropout modules, or a point.
+        recipe: that made it. A posterior's network is built as this recipe's config says, a checkpoint's as its own.
+        stage: opens a progress bar.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or something else wrote it.
+        InputError: the recipe keeps no data for evaluation, or cannot find it.
+    """
+    if _is_posterior(path):
+        posterior = load_posterior(path, recipe.build_model(seed=0))
+        return posterior, recipe.held_out(posterior.network, stage)
+    network = recipe.load(path)
+    held_out = recipe.held_out(network, stage)
+    return as_posterior(network, held_out.known[:1], held_out.known_targets[:1]), held_out
+
+
+def as_posterior(network: nn.Module, inputs: Tensor, targets: Tensor) -> Posterior:
+    """A trained network as what its dropout modules make of it; one set of weights where it has none.
+
+    Args:
+        network: in eval mode.
+        inputs: [1, ...], an example, by which the masks' shapes are found.
+        targets: [1], its.
+    """
+    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules()):
+        return dropout_posterior(DropoutPosterior, network, {}, [(inputs, targets)])
+    return PointPosterior(network, {})
+
+
+def judge(
+    posterior: Posterior, held_out: HeldOut, *, members: int, generator: torch.Generator, stage: Stage = silent
+) -> Evaluation:
+    """Predicts everything that was held out by the same members, and judges it.
+
+    Args:
+        posterior: what to judge.
+        held_out: what to judge it by.
+        members: how many to draw.
+        generator: draws them.
+        stage: opens a progress bar.
+
+    Raises:
+        InputError: the network's outputs are not what the data asks for.
+    """
+    drawn = posterior.sample(generator, members)
+    classes = held_out.task == "classification"
+    sets = {"": held_out.inputs, **held_out.outsiders}
+    advance = stage("members predict", members * (len(sets) + classes))
+
+    def outputs(inputs: Tensor) -> Tensor:
+        answers = []
+        for member in drawn:
+            answers.append(posterior.answer(inputs, member))
+            advance()
+        return torch.stack(answers).double()
+
+    predicted = {name: _checked(outputs(inputs), held_out.task) for name, inputs in sets.items()}
+    scores = {name: _scores(members_outputs, held_out.task) for name, members_outputs in predicted.items()}
+    _add_density(scores, posterior.network, held_out, sets)
+    known = scores.pop("")
+    if classes:
+        return evaluate_classes(
+            predicted[""].softmax(-1),
+            held_out.targets,
+            scores=known,
+            outsiders=scores,
+            calibration=(_checked(outputs(held_out.known), held_out.task).softmax(-1), held_out.known_targets),
+        )
+    mean, variance = _gaussian(predicted[""])
+    return evaluate_gaussians(mean, variance, held_out.targets, unit=held_out.unit, scores=known, outsiders=scores)
+
+
+def _scores(outputs: Tensor, task: str) -> Scores:
+    if task == "classification":
+        return class_scores(outputs.softmax(-1), outputs)
+    return gaussian_scores(*_gaussian(outputs))
+
+
+def _gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [S, N] of outputs [S, N, 2]."""
+    return outputs[..., 0], outputs[..., 1].exp()
+
+
+def _add_density(scores: dict[str, Scores], network: nn.Module, held_out: HeldOut, sets: dict[str, Tensor]) -> None:
+    """Adds the density's score to each set's; nothing where the network has no features that could be known."""
+    features = features_of(network, held_out.known)
+    if features is None:
+        return
+    density = FeatureDensity(features)
+    for name, inputs in sets.items():
+        scores[name]["density"] = density(features_of(network, inputs))
+
+
+def _checked(outputs: Tensor, task: str) -> Tensor:
+    if outputs.ndim != 3 or (task == "heteroscedastic" and outputs.shape[-1] != 2) or outputs.shape[-1] < 2:
+        expected = "logits [N, K]" if task == "classification" else "mean and log-variance [N, 2]"
+        raise InputError(f"the network gives {list(outputs.shape[1:])}, the recipe's data are for {expected}")
+    return outputs
+
+
+def _is_posterior(path: Path) -> bool:
+    # Whatever is wrong with the file, the checkpoint's reader says it better.
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _POSTERIOR_KEY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return False

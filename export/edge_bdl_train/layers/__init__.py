@@ -1,0 +1,1 @@
+"""Variational layers: deterministic ones whose parameters became Gaussian weights, one family per file."""

@@ -1,0 +1,1 @@
+"""Likelihoods: what a network's outputs say of the targets, one family per file."""

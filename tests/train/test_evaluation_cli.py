@@ -1,0 +1,249 @@
+"""``edge-bdl evaluate``: a checkpoint or a posterior, judged on what the recipe kept; and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from edge_bdl import cli
+from edge_bdl.errors import InputError
+from edge_bdl_train.evaluation.judge import as_posterior, judge
+from edge_bdl_train.held_out import HeldOut
+from edge_bdl_train.methods.ensemble import EnsemblePosterior
+from edge_bdl_train.posterior_file import save_posterior
+from edge_bdl_train.recipes.base import Recipe
+from edge_bdl_train.recipes.carracing import OUTSIDERS, SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
+from edge_bdl_train.recipes.rc_car import RcCarConfig, RcCarRecipe
+
+QUICK = ["--recipe", "carracing", "--quick", "--json"]
+
+
+@pytest.fixture(scope="module")
+def drives() -> HeldOut:
+    """What the real recipe keeps, of drives as short as a density allows."""
+    config = CarRacingConfig(selection_drives=(2, 60), calibration_drives=(1, 2), test_drives=(1, 15))
+    recipe = CarRacingRecipe(config)
+    return recipe.held_out(recipe.load(SHIPPED_CHECKPOINT))
+
+
+@pytest.fixture
+def short(drives: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drives once for all tests."""
+    monkeypatch.setattr(CarRacingRecipe, "held_out", lambda self, model, stage: drives)
+
+
+def answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert cli.main(["evaluate", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_checkpoint_and_its_posterior_are_judged_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = answer([str(SHIPPED_CHECKPOINT), *QUICK, "--samples", "3", "--seed", "7"], capsys)
+    assert (checkpoint["kind"], checkpoint["members"], checkpoint["examples"], checkpoint["seed"]) == (
+        "dropout",
+        3,
+        15,
+        7,
+    )
+    assert set(checkpoint["outsiders"]) == set(OUTSIDERS)
+    assert set(checkpoint["aurc"]) == {"total", "epistemic", "density"}
+    # The shipped network knows the road, and its features know the weather.
+    assert checkpoint["figures"]["rmse"] < 0.2
+    assert checkpoint["outsiders"]["snow"]["density"]["auroc"] == 1.0
+
+    network = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
+    frame = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
+    path = tmp_path / "posterior.safetensors"
+    save_posterior(path, as_posterior(network, frame, torch.zeros(1)))
+    posterior = answer([str(path), *QUICK, "--samples", "3", "--seed", "7"], capsys)
+    assert posterior["figures"] == checkpoint["figures"]
+    assert posterior["outsiders"] == checkpoint["outsiders"]
+
+
+@pytest.mark.usefixtures("short")
+def test_a_posterior_of_few_members_gives_them_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
+    other = {name: tensor * 1.01 for name, tensor in network.state_dict().items()}
+    save_posterior(tmp_path / "two.safetensors", EnsemblePosterior(network, {}, [network.state_dict(), other]))
+    result = answer([str(tmp_path / "two.safetensors"), *QUICK], capsys)
+    assert (result["kind"], result["members"]) == ("ensemble", 2)
+    assert cli.main(["evaluate", str(tmp_path / "two.safetensors"), *QUICK, "--samples", "3"]) == 2
+    assert "has 2 members, got n=3" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short")
+def test_text_has_the_table_and_names_the_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        str(SHIPPED_CHECKPOINT),
+        "--recipe",
+        "carracing",
+        "--quick",
+        "--samples",
+        "2",
+        "--plots",
+        str(tmp_path),
+    ]
+    assert cli.main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "dropout posterior of recipe carracing" in printed.out
+    assert "root mean squared error" in printed.out
+    assert "members predict" in printed.err
+    for path in tmp_path.iterdir():
+        assert f"wrote {path}\n" in printed.out
+    assert {path.name for path in tmp_path.iterdir()} >= {"intervals.png", "ood_roc.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: CHECKPOINT, --recipe"),
+        (["x.safetensors"], "required: --recipe"),
+        (["x.safetensors", "--recipe", "boat"], "invalid choice: 'boat'"),
+        (["x.safetensors", "--recipe", "carracing"], "there is no checkpoint x.safetensors"),
+        ([str(SHIPPED_CHECKPOINT), "--recipe", "rc_car"], "is a checkpoint of recipe 'carracing', expected 'rc_car'"),
+        ([str(SHIPPED_CHECKPOINT), "--recipe", "carracing", "--samples", "0"], "--samples must be at least 1, got 0"),
+        ([str(SHIPPED_CHECKPOINT), "--recipe", "carracing", "--samples", "few"], "invalid int value: 'few'"),
+        ([str(SHIPPED_CHECKPOINT), "--recipe", "carracing", "--data", "."], "makes its own data"),
+        ([str(Path(__file__)), "--recipe", "carracing"], "is not a whole safetensors file"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_recipe_that_keeps_nothing_says_so_by_name() -> None:
+    class Bare(CarRacingRecipe):
+        name = "bare"
+        held_out = Recipe.held_out
+
+    with pytest.raises(InputError, match="recipe 'bare' keeps no data to evaluate on"):
+        Bare().held_out(nn.Identity())
+
+
+def test_the_real_cars_outsiders_are_its_last_frames_in_the_dark(tmp_path: Path) -> None:
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        rows = [{"file": f"{i}.jpg", "angle": i / 40, "timestamp_ms": 50 * i, "kept": 1} for i in range(40)]
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with tarfile.open(tmp_path / "frames.tar", "w") as archive:
+        for i in range(40):
+            content = io.BytesIO()
+            Image.new("RGB", (160, 120), (200, 100, 5 * i)).save(content, "JPEG")
+            member = tarfile.TarInfo(f"{i}.jpg")
+            member.size = content.tell()
+            content.seek(0)
+            archive.addfile(member, content)
+    recipe = RcCarRecipe(RcCarConfig(shares=(0.25, 0.25, 0.25, 0.25), guard_frames=2), tmp_path)
+    held_out = recipe.held_out(nn.Identity())
+    assert (held_out.targets * 40).round().int().tolist() == list(range(32, 40))
+    assert (held_out.known_targets * 40).round().int().tolist() == list(range(12, 20))
+    dark = held_out.outsiders["dark"]
+    assert dark.dtype == torch.uint8
+    np.testing.assert_allclose(dark.numpy(), 0.15 * held_out.inputs.numpy(), atol=1)
+
+
+def classifier(dropout: float) -> nn.Module:
+    torch_generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3)).eval()
+    if dropout == 0.0:
+        net[2] = nn.Identity()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch_generator))
+    return net
+
+
+def classes_held_out(**changes: Any) -> HeldOut:
+    generator = torch.Generator().manual_seed(1)
+    parts = {
+        "task": "classification",
+        "inputs": torch.randn(60, 4, generator=generator),
+        "targets": torch.randint(3, (60,), generator=generator),
+        "known": torch.randn(80, 4, generator=generator),
+        "known_targets": torch.randint(3, (80,), generator=generator),
+        "outsiders": {"far": 10.0 * torch.randn(30, 4, generator=generator)},
+    }
+    return HeldOut(**{**parts, **changes})
+
+
+def test_classes_are_judged_by_all_scores_and_tempered() -> None:
+    held_out, net = classes_held_out(), classifier(0.5)
+    posterior = as_posterior(net, held_out.known[:1], held_out.known_targets[:1])
+    evaluation = judge(posterior, held_out, members=6, generator=torch.Generator().manual_seed(2))
+    again = judge(posterior, held_out, members=6, generator=torch.Generator().manual_seed(2))
+    assert evaluation == again
+    assert set(evaluation.aurc) == {"total", "epistemic", "max_probability", "energy", "density"}
+    assert "temperature" in evaluation.figures
+    assert evaluation.outsiders["far"]["density"].auroc > 0.95
+
+
+def test_a_network_without_dropout_is_one_point() -> None:
+    held_out, net = classes_held_out(), classifier(0.0)
+    posterior = as_posterior(net, held_out.known[:1], held_out.known_targets[:1])
+    evaluation = judge(posterior, held_out, members=1, generator=torch.Generator())
+    right = net(held_out.inputs).argmax(-1) == held_out.targets
+    assert posterior.kind == "point"
+    assert evaluation.figures["accuracy"] == pytest.approx(float(right.double().mean()))
+    assert "epistemic" not in evaluation.aurc
+
+
+def test_outputs_of_another_form_are_refused() -> None:
+    held_out = classes_held_out(task="heteroscedastic", targets=torch.zeros(60), known_targets=torch.zeros(80))
+    posterior = as_posterior(classifier(0.5), held_out.known[:1], held_out.known_targets[:1])
+    with pytest.raises(InputError, match=r"gives \[60, 3\], the recipe's data are for mean and log-variance"):
+        judge(posterior, held_out, members=2, generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": torch.zeros(59)}, r"examples need one target each, got 60 inputs and \[59\]"),
+        ({"known": torch.zeros(0, 4)}, "known examples need one target each, got 0"),
+        ({"outsiders": {"wide": torch.zeros(3, 5)}}, r"'wide' are torch.float32 \[3, 5\]"),
+        ({"outsiders": {"none": torch.zeros(0, 4)}}, "'none'"),
+    ],
+)
+def test_held_out_data_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        classes_held_out(**changes)
+
+
+def test_training_and_asking_for_help_import_neither_torchmetrics_nor_matplotlib() -> None:
+    code = (
+        "import sys\n"
+        "import edge_bdl_train.cli, edge_bdl_train.evaluation.cli\n"
+        "for verb in (edge_bdl_train.cli.train, edge_bdl_train.evaluation.cli.evaluate):\n"
+        "    try:\n"
+        "        verb(['--help'])\n"
+        "    except SystemExit as exit_:\n"
+        "        assert exit_.code == 0\n"
+        "heavy = {'torchmetrics', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
