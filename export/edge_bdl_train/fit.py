@@ -113,6 +113,11 @@ class GradientTrainee(Trainee):
         if isinstance(likelihood, nn.Module):
             learned += likelihood.parameters()
         self._parameters = [parameter for parameter in learned if parameter.requires_grad]
+        if not self._parameters:
+            raise InputError(
+                f"nothing of {type(network).__name__} can be learned: none of its parameters takes gradients; "
+                "call requires_grad_(True) on what shall be trained"
+            )
         self._optimiser = optimiser.build(self._parameters)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, optimiser.decay)
         self._clip_norm = optimiser.clip_norm

@@ -61,6 +61,15 @@ def save_posterior(path: Path | str, posterior: Posterior) -> None:
     write_whole(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: msgspec.json.encode(info).decode()}))
 
 
+def is_posterior_file(path: Path | str) -> bool:
+    """Whether a file says that it is a posterior; whether it is a whole one, reading it tells."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _METADATA_KEY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError):
+        return False
+
+
 def read_posterior_info(path: Path | str) -> PosteriorInfo:
     """What the file says of itself.
 

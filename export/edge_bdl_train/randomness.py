@@ -10,14 +10,12 @@ import torch
 
 @contextmanager
 def lent(generator: torch.Generator) -> Iterator[None]:
-    """Torch's global CPU generator, seeded from ours; afterwards it is as it was. On a GPU it is only seeded."""
-    seed, lender = int(torch.randint(2**62, (), generator=generator)), torch.random.default_generator
-    before = lender.get_state()
-    # torch.manual_seed does the same, but until CUDA is in use it keeps a printed stack of every call: 0.8 ms, a leak.
-    lender.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    try:
+    """Torch's global generators, seeded from ours; afterwards they are as they were."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        # torch.manual_seed does the same, but until CUDA is in use it keeps a printed stack of every call: 0.8 ms, a leak.
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         yield
-    finally:
-        lender.set_state(before)

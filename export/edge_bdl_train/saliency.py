@@ -6,6 +6,7 @@ class. That of the members' disagreement says which entries, changed a little, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -38,7 +39,7 @@ def saliency(posterior: Posterior, members: Sequence[Member], x: Tensor, score: 
 
 def predictive_entropy(logits: Tensor) -> Tensor:
     """Entropy [N], in nats, of the class probabilities averaged over members' logits [S, N, K]."""
-    averaged = torch.log_softmax(logits, -1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+    averaged = torch.log_softmax(logits, -1).logsumexp(0) - math.log(len(logits))
     return -(averaged.exp() * averaged).sum(-1)
 
 

@@ -164,3 +164,9 @@ def test_an_optimiser_that_makes_no_sense_is_refused(arguments: dict[str, Any], 
 def test_an_empty_data_set_is_refused_when_a_method_is_built() -> None:
     with pytest.raises(InputError, match="n_data, the training set's size, must be at least 1, got 0"):
         point.build(nn.Linear(1, 2), Categorical(2), point.Config(), n_data=0, generator=seeded(0))
+
+
+def test_a_network_of_which_nothing_can_be_learned_is_refused() -> None:
+    frozen = nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(InputError, match="none of its parameters takes gradients"):
+        point.build(frozen, Gaussian(1.0), point.Config(), n_data=1, generator=seeded(0))

@@ -227,6 +227,13 @@ def test_a_network_that_does_not_end_in_a_linear_layer_is_refused() -> None:
         posterior_of(Softmaxed().double(), Categorical(2), X, (X[:, 0] > 0).long())
 
 
+def test_a_posteriors_network_which_is_frozen_can_be_given_a_gaussian_afterwards() -> None:
+    network = line_at_its_optimum()
+    thawed = posterior_of(network, Gaussian(NOISE), X, Y)
+    frozen = posterior_of(network.requires_grad_(False), Gaussian(NOISE), X, Y)
+    assert torch.equal(frozen.covariance, thawed.covariance)
+
+
 def test_a_likelihood_without_a_known_curvature_is_refused() -> None:
     with pytest.raises(InputError, match="knows the curvature of categorical and Gaussian"):
         laplace.build(small_net(2), StudentT(), laplace.Config(), n_data=1, generator=seeded(0))

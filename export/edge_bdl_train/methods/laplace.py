@@ -66,14 +66,17 @@ class Config:
 def build(
     network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
 ) -> LaplaceTrainee:
-    """A copy of the network, to be trained; with 0 epochs of training, a network that already is.
+    """A copy of the network, to be trained; with 0 epochs of training, a network that already is, frozen or not.
 
     Raises:
         InputError: the curvature of this likelihood is not known.
     """
     if not isinstance(likelihood, (Categorical, Gaussian, HeteroscedasticGaussian)):
         raise InputError(f"Laplace knows the curvature of categorical and Gaussian likelihoods, got {likelihood!r}")
-    return LaplaceTrainee(copy.deepcopy(network), likelihood, config, n_data=n_data, generator=generator)
+    trained = copy.deepcopy(network)
+    if not any(parameter.requires_grad for parameter in trained.parameters()):
+        trained.requires_grad_(True)  # a posterior's network is frozen
+    return LaplaceTrainee(trained, likelihood, config, n_data=n_data, generator=generator)
 
 
 class LaplaceTrainee(point.PointTrainee):

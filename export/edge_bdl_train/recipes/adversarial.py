@@ -143,16 +143,17 @@ class AdversarialStudy(Study):
         return posterior.sample(torch.Generator().manual_seed(seed), wanted)
 
     def _figures(self, label: str, answers: Mapping[str, Sequence[Answer]]) -> list[Figure]:
-        """At the radius next to 0.1: accuracy, and how well each score tells the attacked from the untouched images."""
-        place = int(np.argmin(np.abs(np.array(self.config.radii[1:]) - 0.1))) + 1
-        radius = self.config.radii[place]
+        """Accuracy, and how each score tells attacked from untouched images, next to 0.1 and at the largest radius."""
+        radii = self.config.radii
+        near = 1 + int(np.argmin(np.abs(np.array(radii[1:]) - 0.1)))
         figures = [Figure(what=f"{label}: accuracy, untouched", values=(answers["FGSM"][0].accuracy,), better="higher")]
-        for attack, found in answers.items():
-            at = f"{label}, {attack} {radius:g}"
-            figures.append(Figure(what=f"{at}: accuracy", values=(found[place].accuracy,), better="higher"))
-            for score, values in found[place].scores.items():
-                auroc = separation(found[0].scores[score], values).auroc
-                figures.append(Figure(what=f"{at}: AUROC of {score}", values=(auroc,), better="higher"))
+        for place in sorted({near, len(radii) - 1}):
+            for attack, found in answers.items():
+                at = f"{label}, {attack} {radii[place]:g}"
+                figures.append(Figure(what=f"{at}: accuracy", values=(found[place].accuracy,), better="higher"))
+                for score, values in found[place].scores.items():
+                    auroc = separation(found[0].scores[score], values).auroc
+                    figures.append(Figure(what=f"{at}: AUROC of {score}", values=(auroc,), better="higher"))
         return figures
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -241,7 +242,7 @@ def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
-def _line(axes: object, method: str, points: Sequence[tuple[int, float]]) -> None:
-    if points:
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, marker=".", linewidth=0.9, label=method)  # type: ignore[attr-defined]
+def _line(axes: Any, method: str, points: Sequence[tuple[int, float]]) -> None:
+    # A method without points takes its colour all the same, so that it is the same in all panels.
+    x, y = zip(*points, strict=True) if points else ((), ())
+    axes.plot(x, y, marker=".", linewidth=0.9, label=method)
