@@ -114,7 +114,7 @@ class Bundle:
         """The stored members, by graph input.
 
         A ``mask_bank`` holds uint8 ``[members, ceil(prod(shape) / 8)]``, bit-packed; a ``weight_bank`` float32
-        ``[members, *shape]``. Read-only.
+        ``[members, *shape]``, and so a ``gaussian_head`` its draws from N(0, 1). Read-only.
         """
         return dict(self._bank)
 

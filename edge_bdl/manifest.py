@@ -15,11 +15,14 @@ import msgspec
 
 from edge_bdl.errors import BundleError, InputError
 
-SCHEMA_VERSION = 1
+# The newest schema that is read here. A bundle states the oldest one that has its form: no robot is to refuse what it
+# could run.
+SCHEMA_VERSION = 2
 
 Task = Literal["classification", "regression", "heteroscedastic"]
-Form = Literal["mask_bank", "weight_bank"]
-Selection = Literal["iid", "balanced", "selected", "given"]
+Form = Literal["mask_bank", "weight_bank", "gaussian_head"]
+Selection = Literal["iid", "balanced", "selected", "given", "closed_form"]
+Covariance = Literal["full", "per_output", "diagonal"]
 Reduction = Literal["max", "mean"]
 ThresholdSource = Literal["episode_replay", "frame_quantiles"]
 
@@ -34,6 +37,15 @@ WIDEST_WINDOW = 63
 MEMBERS_OUTPUT = "members"
 DETERMINISTIC_OUTPUT = "output"
 DENSITY_OUTPUT = "density"
+# In place of members, where the posterior is Gaussian: the outputs' mean, and their covariance or only their variance.
+MEAN_OUTPUT = "mean"
+COVARIANCE_OUTPUT = "covariance"
+VARIANCE_OUTPUT = "variance"
+
+
+def schema_of(form: Form) -> int:
+    """The oldest schema that has this form."""
+    return 2 if form == "gaussian_head" else 1
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,13 +84,14 @@ class FileEntry(_Part, frozen=True, kw_only=True):
 
 
 class StochasticInput(_Part, frozen=True, kw_only=True):
-    """One graph input that carries members: the masks of one dropout call site, or one parameter's members.
+    """What carries members: the masks of one dropout call site, one parameter's members, or draws of the outputs.
 
     Attributes:
-        name: The graph input, ``mask_0`` or ``weight_0``; its first axis is the member axis S.
-        source: The module (masks) or parameter (weights) it stands for, by its qualified name in the model.
+        name: The graph input, ``mask_0`` or ``weight_0``; its first axis is the member axis S. ``normal_0`` is no graph
+            input: the runtime makes members of it, the mean and the covariance.
+        source: The module (masks, draws) or parameter (weights) it stands for, by its qualified name in the model.
         call: Which call of that module in one forward pass, from 0.
-        kind: The torch module class for masks, ``parameter`` for weights.
+        kind: The torch module class for masks, ``parameter`` for weights, ``normal`` for draws from N(0, 1).
         shape: Shape of one member, without the member axis.
         rate: Probability that a unit is dropped (masks), 0 for weights.
         scale: The value of a kept unit; a dropped one is 0. For weights 1.
@@ -107,9 +120,10 @@ class Bank(_Part, frozen=True, kw_only=True):
     Attributes:
         members: How many are stored; the fused graph takes exactly so many.
         chunk: How many the head graph takes in one call.
-        selection: How they were chosen. ``given``: by the caller (an ensemble, posterior samples).
+        selection: How they were chosen. ``given``: by the caller (an ensemble, posterior samples). ``closed_form``:
+            there are none to choose, for one pass says it all.
         seed: Key of the Philox generator that members beyond the bank (and iid ones in it) come from.
-        inputs: The graph inputs that carry them, in graph order.
+        inputs: What carries them, in graph order; empty in closed form.
         member_weights: Weight of each member for each prefix length that has weights (each sums to 1); else equal.
     """
 
@@ -121,12 +135,13 @@ class Bank(_Part, frozen=True, kw_only=True):
     member_weights: dict[int, tuple[float, ...]] = {}
 
     def __post_init__(self) -> None:
-        if self.members < 2:
-            raise ValueError(f"a bank holds at least 2 members, got {self.members}")
+        closed_form = self.selection == "closed_form"
+        if closed_form != (not self.inputs):
+            raise ValueError("a bank without stochastic inputs is not a posterior")
+        if (self.members != 1) if closed_form else (self.members < 2):
+            raise ValueError(f"a bank holds at least 2 members, in closed form 1; got {self.members}")
         if not 1 <= self.chunk <= self.members:
             raise ValueError(f"the head's chunk must be in [1, {self.members}], got {self.chunk}")
-        if not self.inputs:
-            raise ValueError("a bank without stochastic inputs is not a posterior")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"the seed must fit 64 bits, got {self.seed}")
         for samples, weights in self.member_weights.items():
@@ -137,6 +152,34 @@ class Bank(_Part, frozen=True, kw_only=True):
     def unbiased(self) -> bool:
         """Whether members are independent draws: variances divide by S-1 and mutual information is corrected."""
         return self.selection in ("iid", "given")
+
+
+class GaussianHead(_Part, frozen=True, kw_only=True):
+    """A last layer with a Gaussian over its weights: what the graphs compute in place of members.
+
+    Attributes:
+        layer: The last layer, by its qualified name in the model.
+        covariance: ``full``: of every output with every other; of classes, less what all logits share.
+            ``per_output`` and ``diagonal``: outputs are independent, so there is a variance for each; its weights'
+            covariance is dense, or diagonal too.
+        noise_variance: Of a target around a member's output, squared target units (regression); 0: not known.
+    """
+
+    layer: str
+    covariance: Covariance
+    noise_variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_variance) and self.noise_variance >= 0.0):
+            raise ValueError(f"the noise's variance is finite and not negative, got {self.noise_variance}")
+
+    def moments(self, shape: tuple[int, ...]) -> tuple[TensorSpec, TensorSpec]:
+        """What the graphs give for an output [rows, outputs]: mean, and covariance or variance."""
+        name, full = (COVARIANCE_OUTPUT, shape[-1:]) if self.covariance == "full" else (VARIANCE_OUTPUT, ())
+        return (
+            TensorSpec(name=MEAN_OUTPUT, shape=shape, dtype="float32"),
+            TensorSpec(name=name, shape=(*shape, *full), dtype="float32"),
+        )
 
 
 class Thresholds(_Part, frozen=True, kw_only=True):
@@ -351,17 +394,19 @@ class Manifest(_Part, frozen=True, kw_only=True):
     """Everything a bundle says of itself.
 
     Attributes:
-        schema_version: Of this format.
+        schema_version: The oldest schema of this format that has everything in it.
         files: Every file of the bundle but the manifest, its digest and its signature.
         name: Human name.
         form: How the stochastic part is written in the graphs.
         task: How a member's output is read.
         inputs: The frame inputs, as the model's example gave them.
-        outputs: One member's output (without the member axis), and the density where there is one.
+        outputs: One member's output (without the member axis), or mean and covariance of a Gaussian head; and the
+            density where there is one.
         boundary: The tensors that pass from trunk to head.
         class_axis: Which axis of one member's output holds the classes (classification).
         engines: Engines that this bundle carries proved graphs for.
         bank: The stored members.
+        gaussian: The last layer of a ``gaussian_head``; no other form has it.
         policy: Scores, thresholds, times.
         calibration: Temperature and interval scale.
         fidelity: How close the prefixes come to the full posterior.
@@ -372,7 +417,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
         provenance: Where it comes from.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     files: dict[str, FileEntry] = {}
     name: str
     form: Form
@@ -383,6 +428,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     class_axis: int | None = None
     engines: tuple[str, ...]
     bank: Bank
+    gaussian: GaussianHead | msgspec.UnsetType = msgspec.UNSET
     policy: PolicySpec = PolicySpec()
     calibration: Calibration = Calibration()
     fidelity: tuple[Fidelity, ...] = ()
@@ -393,8 +439,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
-            raise ValueError(f"this is schema {SCHEMA_VERSION}, got {self.schema_version}")
+        if self.schema_version != schema_of(self.form):
+            raise ValueError(f"a {self.form} is of schema {schema_of(self.form)}, got {self.schema_version}")
         if not self.inputs or not self.outputs:
             raise ValueError("a bundle has at least one input and one output")
         names = [*(spec.name for spec in self.inputs), *(spec.name for spec in self.bank.inputs)]
@@ -406,6 +452,28 @@ class Manifest(_Part, frozen=True, kw_only=True):
             raise ValueError("a classification bundle must say which axis holds the classes")
         if self.class_axis is not None and not 0 <= self.class_axis < len(self.outputs[0].shape):
             raise ValueError(f"class_axis {self.class_axis} is not an axis of {self.outputs[0].shape}")
+        self._check_gaussian()
+
+    def _check_gaussian(self) -> None:
+        if (self.form == "gaussian_head") != isinstance(self.gaussian, GaussianHead):
+            raise ValueError("a gaussian_head, and nothing else, describes its last layer")
+        sampled = self.form != "gaussian_head" or self.task == "classification"
+        if (self.bank.selection == "closed_form") == sampled:
+            raise ValueError("members are drawn of all but a gaussian_head's regression, which is in closed form")
+        if not isinstance(self.gaussian, GaussianHead):
+            return
+        shape = self.outputs[0].shape
+        if len(shape) != 2 or self.outputs[:2] != self.gaussian.moments(shape):
+            raise ValueError(f"a gaussian_head gives mean [rows, outputs] and its covariance, got {self.outputs}")
+        if self.class_axis not in (None, 1):
+            raise ValueError(f"the classes of a gaussian_head are its axis 1, got {self.class_axis}")
+        if any((source.kind, source.shape) != ("normal", shape) for source in self.bank.inputs):
+            raise ValueError(f"a gaussian_head's draws are normal and of shape {shape}")
+
+    @property
+    def member_inputs(self) -> tuple[StochasticInput, ...]:
+        """The graph inputs that carry members."""
+        return () if self.form == "gaussian_head" else self.bank.inputs
 
     @property
     def output(self) -> TensorSpec:

@@ -1,7 +1,8 @@
 """`Runtime.predict`: frame in, prediction with its uncertainty out.
 
 With the bank's own number of members the fused graph runs once. Any other number, and any deadline, goes through trunk
-and head: the trunk once, the head in chunks for as long as members are asked for and there is time.
+and head: the trunk once, the head in chunks for as long as members are asked for and there is time. A Gaussian head
+always is one pass of the fused graph; samples of its logits come after it, and cost next to nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.engines import Engine, Held, open_engine
 from edge_bdl.errors import EngineError, InputError
+from edge_bdl.gaussian_head import Moments, closed_form, draw, probit, read
 from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Fidelity, Manifest, TensorSpec
 from edge_bdl.sampling import Members, Pace
 from edge_bdl.uncertainty import Uncertainty, decompose
@@ -42,9 +44,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         epistemic: Same shape and units. NaN for one sample.
         total: Their sum.
         density: Feature-space distance of the frame from the training frames; None where the bundle has none.
-        samples: Members used.
+        samples: Members used; in closed form as many as asked for, for it is as good as any number.
         standard_error: Monte-Carlo standard error of `mean`: exact for independent members, an upper bound for balanced
-            ones, NaN for one sample, None for selected members, which are no sample of anything: see `fidelity`.
+            ones, 0 in closed form, NaN for less than two samples, None for selected members, which are no sample of
+            anything: see `fidelity`.
         stop_reason: ``samples``: as many as asked for; ``deadline``: as many as there was time for.
         latency_ms: All of `Runtime.predict`.
         engine_ms: The engine's part of it.
@@ -158,6 +161,7 @@ class Runtime:
         self._fused_held: Held | None = None
         self._chunks: dict[int, Held] = {}
         self._buffer = np.empty((0, *manifest.output.shape), np.float32)
+        self._draws = np.empty((0, *manifest.output.shape), np.float32)
         self._head_pace = Pace()
         self._finish_pace = Pace()
 
@@ -203,9 +207,10 @@ class Runtime:
         Args:
             frame: An array of the manifest's shape and dtype; for several inputs a mapping by name, or a sequence in
                 the manifest's order. A first axis of 1 may be left out, and is then left out of the results.
-            samples: Members to use; None: the runtime's. A mask bank goes on with fresh masks past its end.
-            deadline_ms: Return within this time of the call, with the members that fit, but at least 2. Call
-                `warm_up(anytime=True)` first: loading graphs takes longer than most deadlines.
+            samples: Members to use; None: the runtime's. A mask bank and a Gaussian head go on with fresh ones past the
+                bank's end. 0: class probabilities of a Gaussian head by the probit approximation, and no more.
+            deadline_ms: Return within this time of the call, with the members that fit, but at least 2; a Gaussian head
+                gives all of them. Call `warm_up(anytime=True)` first: loading graphs takes longer than most deadlines.
 
         Raises:
             InputError: The frame, the samples or the deadline are not what the bundle takes.
@@ -220,17 +225,25 @@ class Runtime:
         inputs, bare = self._check(frame)
         checked = clock()
         stages_ms = {"check": (checked - start) * 1e3}
-        if deadline_ms is None and samples == self.manifest.bank.members:
-            members, density = self._fused(inputs)
+        used = samples
+        if self.manifest.form == "gaussian_head":
+            moments, density = self._moments(inputs)
             stages_ms["fused"] = (clock() - checked) * 1e3
+            inferred = clock()
+            uncertainty, fault = self._integrate(moments, samples)
         else:
-            until = math.inf if deadline_ms is None else start + deadline_ms * 1e-3
-            members, density = self._anytime(inputs, samples, until, stages_ms)
-        inferred = clock()
-        finite = _finite(members)
-        # One bad number makes all of them NaN: half a prediction is none.
-        uncertainty = self._decompose(members if finite else np.full_like(members, np.nan), bare)
-        fault = self._fault(members, finite, density, uncertainty.total)
+            if deadline_ms is None and samples == self.manifest.bank.members:
+                members, density = self._fused(inputs)
+                stages_ms["fused"] = (clock() - checked) * 1e3
+            else:
+                until = math.inf if deadline_ms is None else start + deadline_ms * 1e-3
+                members, density = self._anytime(inputs, samples, until, stages_ms)
+            used = len(members)
+            inferred = clock()
+            uncertainty, fault = self._decompose(members)
+        fault = fault or self._fault(density, uncertainty.total)
+        if bare and self.manifest.output.shape[:1] == (1,):
+            uncertainty = Uncertainty(*(array.reshape(array.shape[1:]) for array in uncertainty))
         end = clock()
         self._finish_pace.record(end - inferred)
         stages_ms["uncertainty"] = (end - inferred) * 1e3
@@ -240,9 +253,9 @@ class Runtime:
             epistemic=uncertainty.epistemic,
             total=uncertainty.total,
             density=density,
-            samples=len(members),
+            samples=used,
             standard_error=None if self.manifest.bank.selection == "selected" else uncertainty.standard_error,
-            stop_reason="samples" if len(members) == samples else "deadline",
+            stop_reason="samples" if used == samples else "deadline",
             latency_ms=(end - start) * 1e3,
             engine_ms=(inferred - checked) * 1e3,
             stages_ms=stages_ms,
@@ -260,7 +273,7 @@ class Runtime:
         blank = {border.name: np.zeros(border.shape, border.dtype) for border in self._borders}
         for _ in range(runs):
             self.predict(blank)
-            if anytime:
+            if anytime and self.manifest.form != "gaussian_head":
                 self._anytime(blank, self.samples, math.inf, {})
 
     def _check(self, frame: Frame) -> tuple[dict[str, NDArray[Any]], bool]:
@@ -334,31 +347,56 @@ class Runtime:
         density = outputs.get(DENSITY_OUTPUT)
         return None if density is None else float(density.flat[0])
 
-    def _fault(self, members: NDArray[Any], finite: bool, density: float | None, total: NDArray[Any]) -> str | None:
+    def _moments(self, inputs: dict[str, NDArray[Any]]) -> tuple[Moments, float | None]:
+        outputs = self.engine.graph("fused").run(inputs)
+        return read(self.manifest, outputs), self._density_of(outputs)
+
+    def _decompose(self, members: NDArray[Any]) -> tuple[Uncertainty, str | None]:
+        """What the members say, and why it means nothing."""
+        manifest, finite = self.manifest, _finite(members)
+        uncertainty = decompose(
+            manifest.task,
+            # One bad number makes all of them NaN: half a prediction is none.
+            members if finite else np.full_like(members, np.nan),
+            weights=self._members.weights(len(members)),
+            unbiased=manifest.bank.unbiased,
+            class_axis=manifest.class_axis,
+        )
         if not finite:
-            return "the engine returned members that are not finite"
+            return uncertainty, "the engine returned members that are not finite"
         if len(members) < _FEWEST:
-            return "one sample says nothing about epistemic uncertainty"
+            return uncertainty, "one sample says nothing about epistemic uncertainty"
         if _identical(members):
-            return f"all {len(members)} members are identical"
+            return uncertainty, f"all {len(members)} members are identical"
+        return uncertainty, None
+
+    def _integrate(self, moments: Moments, samples: int) -> tuple[Uncertainty, str | None]:
+        """What Gaussian outputs say, and why it means nothing."""
+        finite = moments.finite
+        if not finite:
+            moments = Moments(*(np.full_like(values, np.nan) for values in moments))
+        if self.manifest.task != "classification":
+            uncertainty = closed_form(self.manifest, moments)
+            certain = finite and not uncertainty.epistemic.any()
+            fault = "the outputs have no variance" if certain else None
+        elif samples and finite:
+            uncertainty, fault = self._decompose(draw(moments, self._normal_draws(samples)))
+        else:
+            uncertainty, fault = probit(moments), "without samples the epistemic uncertainty is not known"
+        return uncertainty, fault if finite else "the engine returned moments that are not finite"
+
+    def _normal_draws(self, samples: int) -> NDArray[np.float32]:
+        """The same draws for every frame, made once."""
+        if len(self._draws) < samples:
+            (self._draws,) = self._members.take(0, samples).values()
+        return self._draws[:samples]
+
+    def _fault(self, density: float | None, total: NDArray[Any]) -> str | None:
         if self.manifest.has_density and (density is None or not math.isfinite(density)):
             return "the density is missing or not finite"
         if not math.isfinite(total.max()):
             return "the uncertainty is not finite"
         return None
-
-    def _decompose(self, members: NDArray[Any], bare: bool) -> Uncertainty:
-        manifest = self.manifest
-        uncertainty = decompose(
-            manifest.task,
-            members,
-            weights=self._members.weights(len(members)),
-            unbiased=manifest.bank.unbiased,
-            class_axis=manifest.class_axis,
-        )
-        if bare and manifest.output.shape[:1] == (1,):
-            return Uncertainty(*(array.reshape(array.shape[1:]) for array in uncertainty))
-        return uncertainty
 
 
 class _Border:

@@ -1,13 +1,15 @@
 """Which members a prediction uses, where they come from, and how many fit into the time there is.
 
-Members beyond a mask bank are drawn from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a
-counter-based generator: member m of input i is a pure function of (seed, i, m), the same everywhere and in any order.
+Masks and normal draws beyond the bank come from Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+3"), a counter-based generator: member m of input i is a pure function of (seed, i, m), the same everywhere and in any
+order.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +48,35 @@ def draw_keep(bank: Bank, first: int, count: int) -> dict[str, NDArray[np.bool_]
     return keep
 
 
+def draw_normal(bank: Bank, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+    """Draw fresh numbers from N(0, 1).
+
+    The 64-bit draws are those of `draw_keep`, their upper 53 bits a number in [0, 1). Two of them, u and v, give two
+    normal numbers sqrt(-2 log(1 - u)) cos(2 pi v) and ... sin(2 pi v) (Box and Muller 1958): numpy's own normal draws
+    may change from version to version.
+
+    Args:
+        bank: Gives the seed, and per input the shape of one member.
+        first: Index of the first member.
+        count: How many members.
+
+    Returns:
+        By input name, float32 [count, *shape].
+    """
+    drawn = {}
+    for number, source in enumerate(bank.inputs):
+        units = math.prod(source.shape)
+        raw = np.empty((count, 2, -(-units // 2)), np.uint64)
+        for row, member in zip(raw, range(first, first + count), strict=True):
+            draws = np.random.Philox(key=bank.seed, counter=[0, 0, number, member]).random_raw(row.size)
+            row[:] = draws.reshape(row.shape)
+        uniform = (raw >> np.uint64(11)) * 2.0**-53
+        radius, angle = np.sqrt(-2.0 * np.log1p(-uniform[:, 0])), 2.0 * math.pi * uniform[:, 1]
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :units]
+        drawn[source.name] = normal.astype(np.float32).reshape(count, *source.shape)
+    return drawn
+
+
 def masks(bank: Bank, keep: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.float32]]:
     """Masks as the graphs take them: float32, ``scale`` where kept, 0 where dropped."""
     return {source.name: keep[source.name] * np.float32(source.scale) for source in bank.inputs}
@@ -67,7 +98,7 @@ def unpack(bank: Bank, packed: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDA
 
 
 class Members:
-    """The members of one bundle, as float32 graph inputs: first those of the bank, then, for masks, fresh ones.
+    """The members of one bundle, float32: first those of the bank, then, but for weights, fresh ones.
 
     Args:
         form: Of the bundle.
@@ -78,18 +109,21 @@ class Members:
     def __init__(self, form: Form, bank: Bank, stored: Mapping[str, NDArray[Any]]) -> None:
         self.bank = bank
         self.weights = lru_cache(maxsize=32)(self._weights)
-        self._fresh = form == "mask_bank"
-        self._stored = masks(bank, unpack(bank, stored)) if self._fresh else _weights(bank, stored)
+        self._fresh = _FRESH.get(form)
+        self._stored = masks(bank, unpack(bank, stored)) if form == "mask_bank" else _numbers(bank, stored)
+        # Class probabilities of a Gaussian head need no samples at all.
+        self._fewest = 0 if form == "gaussian_head" and bank.inputs else 1
 
     def check(self, samples: int) -> None:
         """See that a prediction may use so many members.
 
         Raises:
-            InputError: It is not a whole number of at least 1, or more than a bank of weights holds.
+            InputError: It is not a whole number of at least 1 (0 where a Gaussian head has classes), or more than a
+                bank of weights holds.
         """
-        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < 1:
-            raise InputError(f"samples must be a whole number of at least 1, got {samples!r}")
-        if samples > self.bank.members and not self._fresh:
+        if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < self._fewest:
+            raise InputError(f"samples must be a whole number of at least {self._fewest}, got {samples!r}")
+        if samples > self.bank.members and self._fresh is None:
             raise InputError(f"this bundle holds {self.bank.members} sets of weights and no more, asked for {samples}")
 
     def take(self, first: int, count: int) -> dict[str, NDArray[np.float32]]:
@@ -102,8 +136,8 @@ class Members:
         missing = stop - max(first, self.bank.members)
         if missing <= 0:
             return inside
-        if self._fresh:
-            more = masks(self.bank, draw_keep(self.bank, stop - missing, missing))
+        if self._fresh is not None:
+            more = self._fresh(self.bank, stop - missing, missing)
         else:
             more = {name: np.repeat(array[-1:], missing, axis=0) for name, array in self._stored.items()}
         return {name: np.concatenate([inside[name], more[name]]) for name in inside}
@@ -114,7 +148,17 @@ class Members:
         return given / float(given.sum())
 
 
-def _weights(bank: Bank, stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+def _fresh_masks(bank: Bank, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+    return masks(bank, draw_keep(bank, first, count))
+
+
+_FRESH: dict[Form, Callable[[Bank, int, int], dict[str, NDArray[np.float32]]]] = {
+    "mask_bank": _fresh_masks,
+    "gaussian_head": draw_normal,
+}
+
+
+def _numbers(bank: Bank, stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     return {source.name: np.asarray(stored[source.name], np.float32) for source in bank.inputs}
 
 

@@ -2,12 +2,16 @@
 
 bank      per mask         uint8 [members, ceil(units / 8)], bit-packed
           per parameter    float32 [members, *shape]
+          per normal draw  float32 [members, *shape]
 golden    input.NAME       [frames, *shape]
           det.output       [frames, *output]
           fused.members    [frames, members, *output]
           density          float32 [frames, 1], where the bundle has one
           fresh.MASK       the members behind the bank, packed, chunk of them      } mask banks only
           fresh.members    [frames, chunk, *output]                                }
+          fused.mean       [frames, *output]                                       }
+          fused.covariance [frames, *output, outputs], or fused.variance           } Gaussian heads only,
+          fresh.NORMAL     the draws behind the bank, chunk of them                } in place of members
 """
 
 from __future__ import annotations
@@ -59,18 +63,22 @@ def read_golden(data: bytes, manifest: Manifest) -> Arrays:
     output, bank = manifest.output, manifest.bank
     expected = {f"input.{spec.name}": Expected(spec.dtype, (frames, *spec.shape)) for spec in manifest.inputs}
     expected["det.output"] = Expected(output.dtype, (frames, *output.shape))
-    expected["fused.members"] = Expected(output.dtype, (frames, bank.members, *output.shape))
     if manifest.has_density:
         expected[DENSITY_OUTPUT] = Expected("float32", (frames, 1))
-    if manifest.form == "mask_bank":
+    if manifest.form == "gaussian_head":
+        expected |= {f"fused.{spec.name}": Expected(spec.dtype, (frames, *spec.shape)) for spec in manifest.outputs[:2]}
+    else:
+        expected["fused.members"] = Expected(output.dtype, (frames, bank.members, *output.shape))
+    if manifest.form != "weight_bank":
         expected |= {f"fresh.{spec.name}": _members(manifest, spec, bank.chunk) for spec in bank.inputs}
+    if manifest.form == "mask_bank":
         expected["fresh.members"] = Expected(output.dtype, (frames, bank.chunk, *output.shape))
     _compare(arrays, expected)
     return arrays
 
 
 def _members(manifest: Manifest, spec: StochasticInput, count: int) -> Expected:
-    if manifest.form == "weight_bank":
+    if manifest.form != "mask_bank":
         return Expected("float32", (count, *spec.shape))
     units = math.prod(spec.shape)
     return Expected("uint8", (count, -(-units // 8)), units)

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from edge_bdl.engines import Engine
 from edge_bdl.errors import EngineError
 from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, Manifest
-from edge_bdl.sampling import Members, draw_keep, pack
+from edge_bdl.sampling import Members, draw_keep, draw_normal, pack
 
 Arrays = Mapping[str, NDArray[Any]]
 
 # Members: of the output's range. Densities span orders of magnitude: of their own size.
 TOLERANCE = 1e-5
 DENSITY_TOLERANCE = 1e-3
+# Of a standard deviation: machines round logarithms and cosines differently.
+NORMAL_TOLERANCE = 1e-5
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,15 +40,21 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify_generator(manifest: Manifest, golden: Arrays) -> list[Check]:
-    """See that this machine draws fresh masks as the exporter did; nothing to see for a bank of weights.
+    """See that this machine draws fresh members as the exporter did; nothing to see where there are none.
 
     Args:
         manifest: The bundle's manifest.
         golden: The arrays of ``golden.safetensors``.
     """
+    bank = manifest.bank
+    if manifest.form == "gaussian_head":
+        normals = draw_normal(bank, bank.members, bank.chunk)
+        errors = [float(np.abs(rows - golden[f"fresh.{name}"]).max()) for name, rows in normals.items()]
+        detail = f"largest difference {max(errors, default=0.0):.2g}, allowed {NORMAL_TOLERANCE:g}"
+        good = all(error <= NORMAL_TOLERANCE for error in errors)
+        return [Check(name="fresh_normals", passed=good, detail=detail)] if errors else []
     if manifest.form != "mask_bank":
         return []
-    bank = manifest.bank
     drawn = pack(draw_keep(bank, bank.members, bank.chunk))
     differing = [name for name, rows in drawn.items() if not np.array_equal(rows, golden[f"fresh.{name}"])]
     detail = f"other masks for {', '.join(differing)}" if differing else f"{bank.chunk} members equal to the bit"
@@ -64,21 +72,61 @@ def verify_engine(engine: Engine, manifest: Manifest, stored: Arrays, golden: Ar
 
     Returns:
         A check for the deterministic output, the members by the fused graph, the members by trunk and head, fresh
-        members (mask banks) and the density by each of its graphs (where there is one). One failed check if the engine
-        fails.
+        members (mask banks) and the density by each of its graphs (where there is one); of a Gaussian head mean and
+        covariance in place of members. One failed check if the engine fails.
     """
+    gaussian = manifest.form == "gaussian_head"
     try:
-        outputs = _outputs(engine, manifest, Members(manifest.form, manifest.bank, stored), golden)
+        if gaussian:
+            outputs = _moments(engine, manifest, golden)
+        else:
+            outputs = _outputs(engine, manifest, Members(manifest.form, manifest.bank, stored), golden)
     except EngineError as error:
         return [Check(name="runs", engine=engine.name, passed=False, detail=str(error))]
-    fused = golden["fused.members"]
-    output_range = float(np.ptp(fused)) or 1.0
+    scales = moment_scales(manifest, golden) if gaussian else {}
+    output_range = scales["fused.mean"] if gaussian else float(np.ptp(golden["fused.members"])) or 1.0
     checks = []
     for name, (key, actual) in outputs.items():
-        expected = golden[key]
-        scale, allowed = (np.abs(expected) + 1.0, DENSITY_TOLERANCE) if key == "density" else (output_range, TOLERANCE)
+        expected, limits = golden[key], (scales.get(key, output_range), TOLERANCE)
+        scale, allowed = (np.abs(expected) + 1.0, DENSITY_TOLERANCE) if key == DENSITY_OUTPUT else limits
         checks.append(_compare(engine.name, name, actual, expected, scale, allowed))
     return checks
+
+
+def moment_scales(manifest: Manifest, moments: Arrays) -> dict[str, float]:
+    """What differences of a Gaussian head's mean and covariance are held against.
+
+    Args:
+        manifest: The bundle's manifest.
+        moments: ``fused.mean`` and ``fused.covariance`` or ``fused.variance``, over some frames.
+
+    Returns:
+        By the same names: the range of the outputs within a standard deviation, and the largest variance.
+    """
+    mean, spread = (np.asarray(moments[f"fused.{spec.name}"], np.float64) for spec in manifest.outputs[:2])
+    variance = spread if spread.ndim == mean.ndim else np.diagonal(spread, axis1=-2, axis2=-1)
+    deviation = np.sqrt(np.maximum(variance, 0.0))
+    output_range = float((mean + deviation).max() - (mean - deviation).min())
+    return {"fused.mean": output_range or 1.0, f"fused.{manifest.outputs[1].name}": float(variance.max()) or 1.0}
+
+
+def _moments(engine: Engine, manifest: Manifest, golden: Arrays) -> dict[str, tuple[str, Any]]:
+    """As `_outputs`, of a Gaussian head."""
+    found: dict[str, tuple[str, list[Any]]] = {}
+    for index in range(len(golden["det.output"])):
+        frame = {spec.name: golden[f"input.{spec.name}"][index] for spec in manifest.inputs}
+        whole, first = engine.graph("fused").run(frame), engine.graph("trunk").run(frame)
+        head = engine.graph("head").run({spec.name: first[spec.name] for spec in manifest.boundary})
+        row = {"deterministic": ("det.output", engine.graph("det").run(frame).get(DETERMINISTIC_OUTPUT))}
+        for spec in manifest.outputs[:2]:
+            row[spec.name] = (f"fused.{spec.name}", whole.get(spec.name))
+            row[f"split_{spec.name}"] = (f"fused.{spec.name}", head.get(spec.name))
+        if manifest.has_density:
+            row["density"] = (DENSITY_OUTPUT, whole.get(DENSITY_OUTPUT))
+            row["split_density"] = (DENSITY_OUTPUT, first.get(DENSITY_OUTPUT))
+        for name, (key, actual) in row.items():
+            found.setdefault(name, (key, []))[1].append(actual)
+    return found
 
 
 def _outputs(engine: Engine, manifest: Manifest, members: Members, golden: Arrays) -> dict[str, tuple[str, Any]]:

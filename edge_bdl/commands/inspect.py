@@ -8,7 +8,7 @@ from typing import Any
 from edge_bdl.bundle import Bundle
 from edge_bdl.commands.arguments import BundleParser, add_json, open_bundle
 from edge_bdl.commands.output import columns, print_json
-from edge_bdl.manifest import Manifest, TensorSpec
+from edge_bdl.manifest import GaussianHead, Manifest, TensorSpec
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -46,8 +46,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _text(bundle: Bundle) -> str:
-    manifest, bank = bundle.manifest, bundle.manifest.bank
-    provenance = manifest.provenance
+    manifest, provenance = bundle.manifest, bundle.manifest.provenance
     scores = ", ".join(
         f"{score.name} ({score.reduction}) at S = {', '.join(map(str, sorted(score.thresholds))) or 'none'}"
         for score in manifest.policy.scores
@@ -56,7 +55,7 @@ def _text(bundle: Bundle) -> str:
     facts = [
         ("digest", bundle.digest),
         ("task", manifest.task),
-        ("members", f"{bank.members} {bank.selection}, {manifest.form}, head in chunks of {bank.chunk}"),
+        ("members", _members(manifest)),
         ("inputs", "; ".join(map(_tensor, manifest.inputs))),
         ("outputs", "; ".join(map(_tensor, manifest.outputs))),
         ("engines", ", ".join(manifest.engines)),
@@ -71,6 +70,14 @@ def _text(bundle: Bundle) -> str:
     lines += [f"  failed at export: {check.check} under {check.engine}" for check in failed]
     lines += [f"  warning: {warning}" for warning in manifest.warnings]
     return "\n".join(lines)
+
+
+def _members(manifest: Manifest) -> str:
+    bank, head = manifest.bank, manifest.gaussian
+    if not isinstance(head, GaussianHead):
+        return f"{bank.members} {bank.selection}, {manifest.form}, head in chunks of {bank.chunk}"
+    drawn = f"{bank.members} {bank.selection} draws of its outputs" if bank.inputs else "none, in closed form"
+    return f"{drawn}, {manifest.form} at {head.layer or 'the model itself'} with {head.covariance} covariance"
 
 
 def _figures(manifest: Manifest) -> str:

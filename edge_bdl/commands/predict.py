@@ -72,5 +72,7 @@ def _text(prediction: Prediction, engine: str) -> str:
     ]
     rows = [(name, line) for name, text in facts for line in text.splitlines()]
     stopped = " until the deadline" if prediction.stop_reason == "deadline" else ""
-    head = f"{prediction.samples} members{stopped}, {prediction.latency_ms:.2f} ms under {engine}"
+    closed = prediction.manifest.bank.selection == "closed_form"
+    used = "in closed form" if closed else f"{prediction.samples} members{stopped}"
+    head = f"{used}, {prediction.latency_ms:.2f} ms under {engine}"
     return "\n".join([head, columns(rows)])

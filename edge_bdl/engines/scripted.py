@@ -24,9 +24,12 @@ from edge_bdl.engines.base import (
 )
 from edge_bdl.errors import EngineError, InputError
 from edge_bdl.manifest import (
+    COVARIANCE_OUTPUT,
     DENSITY_OUTPUT,
     DETERMINISTIC_OUTPUT,
+    MEAN_OUTPUT,
     MEMBERS_OUTPUT,
+    VARIANCE_OUTPUT,
     Manifest,
 )
 
@@ -44,7 +47,8 @@ class ScriptedEngine:
         manifest: Whose shapes and names it plays.
         threads: Ignored.
         members: Canned member outputs, float32 [n, *output shape]. A fused run takes the first S; head runs take theirs
-            in turn, from the first again after each trunk run. With fewer than asked for, they repeat.
+            in turn, from the first again after each trunk run. With fewer than asked for, they repeat. A Gaussian head
+            gives their mean and covariance.
         density: Canned density.
         latency_s: Seconds that a run of each graph takes.
         faults: What goes wrong in the first run, the second, ...; None is a good run, and so is every run after the
@@ -107,7 +111,7 @@ class ScriptedGraph:
             self._specs[spec.name] = (spec.shape, np.dtype(spec.dtype))
         if name in ("head", "fused"):
             count = manifest.bank.chunk if name == "head" else manifest.bank.members
-            for member in manifest.bank.inputs:
+            for member in manifest.member_inputs:
                 self._specs[member.name] = ((count, *member.shape), np.dtype(np.float32))
         self._names = frozenset(self._specs)
 
@@ -127,7 +131,7 @@ class ScriptedGraph:
         if fault == "raise":
             raise EngineError(f"scripted could not run {self._name}: the script says so")
         outputs = self._outputs({**inputs, **held.arrays} if held is not None else inputs)
-        return {name: _spoil(array, fault) for name, array in outputs.items()}
+        return {name: _spoil(name, array, fault) for name, array in outputs.items()}
 
     def _check(self, arrays: Arrays) -> None:
         for name, array in arrays.items():
@@ -143,6 +147,8 @@ class ScriptedGraph:
             outputs |= {spec.name: np.full(spec.shape, signal, spec.dtype) for spec in manifest.boundary}
         elif self._name == "det":
             outputs[DETERMINISTIC_OUTPUT] = self._spread(np.zeros(1, np.float32), feeds)[0]
+        elif manifest.form == "gaussian_head":
+            outputs |= self._gaussian(feeds)
         elif self._engine.members is None:
             effects = [feeds[member.name] for member in manifest.bank.inputs]
             effect = sum(array.reshape(len(array), -1).mean(axis=1) for array in effects)
@@ -152,6 +158,19 @@ class ScriptedGraph:
         if manifest.has_density and self._name in ("trunk", "fused"):
             outputs[DENSITY_OUTPUT] = np.full(1, self._engine.density, np.float32)
         return outputs
+
+    def _gaussian(self, feeds: Arrays) -> dict[str, Array]:
+        """Mean and covariance of the members, canned or toys."""
+        manifest = self._engine.manifest
+        members = self._engine.members
+        if members is None:
+            members = self._spread(np.arange(4, dtype=np.float32), feeds)
+        centred = members - members.mean(axis=0)
+        covariance = np.einsum("sna,snb->nab", centred, centred) / np.float32(len(members))
+        variance = np.diagonal(covariance, axis1=1, axis2=2).copy()
+        second = {COVARIANCE_OUTPUT: covariance, VARIANCE_OUTPUT: variance}
+        name = manifest.outputs[1].name
+        return {MEAN_OUTPUT: members.mean(axis=0), name: second[name]}
 
     def _signal(self, feeds: Arrays) -> np.float32:
         """One number that stands for the frame; a head finds it in its boundary."""
@@ -175,9 +194,9 @@ class ScriptedGraph:
         return members.take(range(first, first + bank.chunk), axis=0, mode="wrap")
 
 
-def _spoil(array: Array, fault: Fault | None) -> Array:
+def _spoil(name: str, array: Array, fault: Fault | None) -> Array:
     if fault == "identical":
-        array[:] = array[0]
+        array[:] = 0.0 if name in (COVARIANCE_OUTPUT, VARIANCE_OUTPUT) else array[0]
     elif fault in ("nan", "inf"):
         array.flat[-1] = np.nan if fault == "nan" else np.inf
     return array

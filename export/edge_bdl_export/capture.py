@@ -20,10 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_leaves
 
 from edge_bdl.errors import EdgeBdlError, ExportError, UnsupportedModelError
 from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
 from edge_bdl_export.quiet import quiet
+
+# Where people read how to write an adapter.
+GUIDE = "docs/export.md, Models of other libraries"
 
 
 @torch.library.custom_op("edge_bdl::call_site", mutates_args=())
@@ -203,6 +207,7 @@ def _program(model: nn.Module, example: tuple[Tensor, ...]) -> torch.export.Expo
         with torch.no_grad(), plain_attention(), quiet():
             return torch.export.export(model, example, strict=False)
     except Exception as error:  # torch.export raises whatever the model or the tracer does
+        _refuse_random_passes(model, example)
         first_line = _first_line(error)
         raise UnsupportedModelError(
             f"torch.export cannot capture {type(model).__name__} ({first_line}); replace data-dependent Python control "
@@ -230,8 +235,8 @@ def _refuse_random_operations(graph_module: fx.GraphModule) -> None:
     for node in (node for part in parts for node in part.graph.nodes):
         if node.op == "call_function" and (reason := _randomness(node)):
             raise UnsupportedModelError(
-                f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, or hold "
-                "the module at eval with deterministic=[its name]"
+                f"{reason} in {_where(node)} is random but not a dropout module; use torch.nn.Dropout there, hold the "
+                f"module at eval with deterministic=[its name], or write an adapter for it ({GUIDE})"
             )
 
 
@@ -289,9 +294,30 @@ def _refuse_random_passes(model: nn.Module, example: tuple[Tensor, ...]) -> None
         )
     if not torch.equal(*(torch.nan_to_num(output) for output in passes)):
         raise UnsupportedModelError(
-            "two passes with all recognised dropout off differ, so something else in the model is random; hold it at "
-            "eval with deterministic=[module names], or make it a torch.nn dropout module"
+            f"two passes with all recognised dropout off differ, so something else in the model is random: "
+            f"{_first_random(model, example)}; hold it at eval with deterministic=[module names], make it a torch.nn "
+            f"dropout module, or write an adapter for it ({GUIDE})"
         )
+
+
+def _first_random(model: nn.Module, example: tuple[Tensor, ...]) -> str:
+    """The first module to be done with another output than in the pass before: those before it gave it the same."""
+    model = copy.deepcopy(model)
+    done: list[tuple[str, nn.Module, list[Any]]] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(
+            lambda module, _, output, name=name: done.append((name, module, copy.deepcopy(tree_leaves(output))))
+        )
+    passes = []
+    for seed in (1, 2):
+        done.clear()
+        _seeded_pass(model, example, seed)
+        passes.append(list(done))
+    for (name, module, first), (_, _, second) in zip(*passes, strict=False):
+        if any(isinstance(a, Tensor) and not torch.equal(a, b) for a, b in zip(first, second, strict=False)):
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            return f"{name}, a {kind}" if name else f"the forward of {kind}"
+    return "a part that is no module"
 
 
 def _seeded_pass(model: nn.Module, example: tuple[Tensor, ...], seed: int) -> Any:

@@ -69,7 +69,7 @@ def choose(
     """The bank of ``samples`` members.
 
     Args:
-        posterior: Masks are drawn, weights are taken as given.
+        posterior: Masks are drawn, weights are taken as given; so are normal numbers, where there are classes.
         network: Runs members.
         frames: For selection and fidelity.
         reading: How outputs are read.
@@ -84,11 +84,16 @@ def choose(
     """
     if posterior.weights is not None:
         return _given(posterior.weights, posterior, chunk, seed)
+    if posterior.closed is not None and not posterior.inputs:
+        bank = Bank(members=1, chunk=1, selection="closed_form", seed=seed, inputs=())
+        return Chosen(bank=bank, stored={}, inputs={})
     if samples < 2:
         raise ExportError(f"samples must be at least 2, got {samples}: one member knows nothing of its uncertainty")
     if how == "selected":
         _check_enough(frames)
     bank = Bank(members=samples, chunk=min(chunk, samples), selection=how, seed=seed, inputs=posterior.inputs)
+    if posterior.closed is not None:
+        return _normal(bank, network, frames, reading)
     work = max(head_work, _NUMBER * _numbers(network, bank))
     limit = _within(_WORK // (work * POOL), _FRAMES)
     bank, keep = _draw(bank, network, frames, reading, work, limit)
@@ -115,6 +120,25 @@ def _given(weights: Mapping[str, NDArray[np.float32]], posterior: Posterior, chu
     count = len(next(iter(weights.values())))
     bank = Bank(members=count, chunk=min(chunk, count), selection="given", seed=seed, inputs=posterior.inputs)
     return Chosen(bank=bank, stored=weights, inputs=weights)
+
+
+def _normal(bank: Bank, network: Network, frames: CalibrationFrames | None, reading: Reading) -> Chosen:
+    """Draws of a Gaussian head's outputs."""
+    if bank.selection == "selected":
+        raise ExportError(
+            "selection='selected' chooses masks; draws of a Gaussian head's outputs are 'balanced' or 'iid', and a "
+            "robot may use as many as it likes"
+        )
+    if bank.selection == "iid":
+        normal = sampling.draw_normal(bank, 0, bank.members)
+    else:
+        generator = np.random.Generator(np.random.Philox(bank.seed))
+        normal = members.balanced_normal(bank.inputs, bank.members, generator)
+    if frames is None:
+        return Chosen(bank=bank, stored=normal, inputs=normal)
+    unseen = frames.part(FIGURES).thinned(_FRAMES[1])
+    full = sampling.draw_normal(bank, _TO_MEASURE, POOL)
+    return Chosen(bank=bank, stored=normal, inputs=normal, fidelity=measure(network, unseen, normal, full, reading))
 
 
 def _draw(

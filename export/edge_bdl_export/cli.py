@@ -19,6 +19,8 @@ from torch import nn
 from edge_bdl.errors import ExportError, InputError
 from edge_bdl.manifest import Manifest
 from edge_bdl_export.exporter import export as export_model
+from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.posterior_file import is_posterior_file, load_posterior
 
 
 def export(argv: Sequence[str]) -> int:
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "factory", metavar="MODULE:FACTORY", help="what builds the model, for example mypackage.nets:build"
     )
-    parser.add_argument("--weights", type=Path, help="safetensors file with the trained weights")
+    parser.add_argument("--weights", type=Path, help="safetensors file with the trained weights, or with a posterior")
     parser.add_argument(
         "--example", type=Path, required=True, help=".npy file with one input; its shape is the bundle's"
     )
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _model(factory: str, weights: Path | None) -> nn.Module:
+def _model(factory: str, weights: Path | None) -> nn.Module | Posterior:
     module_name, _, name = factory.partition(":")
     if not module_name or not name:
         raise InputError(f"{factory!r} is not MODULE:FACTORY; for example mypackage.nets:build")
@@ -93,8 +95,11 @@ def _model(factory: str, weights: Path | None) -> nn.Module:
         raise InputError(f"{factory}() failed ({_said(error)}); it must build the model without arguments") from error
     if not isinstance(built, nn.Module):
         raise InputError(f"{factory}() gave a {type(built).__name__}; it must return a torch.nn.Module")
-    if weights is not None:
-        _load(built, weights)
+    if weights is None:
+        return built
+    if is_posterior_file(weights):
+        return load_posterior(weights, built)
+    _load(built, weights)
     return built
 
 
@@ -140,10 +145,12 @@ def _summary(manifest: Manifest, out: Path) -> dict[str, object]:
 
 
 def _text(manifest: Manifest, out: Path) -> str:
-    size = sum(entry.bytes for entry in manifest.files.values())
+    size, bank = sum(entry.bytes for entry in manifest.files.values()), manifest.bank
+    members = f"{bank.members} members ({bank.selection})" if bank.inputs else "in closed form"
     lines = [
-        f"{out}: {manifest.form}, {manifest.bank.members} members ({manifest.bank.selection}), {size / 1e6:.2f} MB",
+        f"{out}: {manifest.form}, {members}, {size / 1e6:.2f} MB",
         f"proved under {', '.join(manifest.engines)}: {len(manifest.parity)} checks passed",
-        f"{manifest.flops.deterministic_share:.0%} of the computation is shared by all members",
     ]
+    if manifest.form != "gaussian_head":
+        lines.append(f"{manifest.flops.deterministic_share:.0%} of the computation is shared by all members")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in manifest.warnings)])

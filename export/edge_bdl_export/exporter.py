@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
@@ -21,14 +21,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_bdl.bundle import check_replaceable, write_bundle
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError, ProofError, require
-from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Flops, Manifest, Provenance, Selection, Task, TensorSpec
+from edge_bdl.manifest import (
+    DENSITY_OUTPUT,
+    MEMBERS_OUTPUT,
+    Flops,
+    Manifest,
+    Provenance,
+    Selection,
+    Task,
+    TensorSpec,
+    schema_of,
+)
 from edge_bdl_export import scoring
+from edge_bdl_export.adapters import Adapter, adapt, members_of
 from edge_bdl_export.capture import Capture, capture
 from edge_bdl_export.choose import Chosen, Reading, choose
-from edge_bdl_export.cut import cut
+from edge_bdl_export.cut import MemberAxis, cut
 from edge_bdl_export.density import MINIMUM_FRAMES, FeatureDensity, pool
-from edge_bdl_export.forms import mask_bank, weight_bank
+from edge_bdl_export.forms import gaussian_head, mask_bank, weight_bank
 from edge_bdl_export.frames import FIGURES, SELECTION, THRESHOLDS, CalibrationFrames, read_frames
+from edge_bdl_export.given import take_apart
 from edge_bdl_export.golden import frames_that_fit, golden
 from edge_bdl_export.graphs import Network
 from edge_bdl_export.proof import proof
@@ -36,6 +48,7 @@ from edge_bdl_export.proof.subject import Arrays, Subject, tensors
 from edge_bdl_export.quiet import quiet
 from edge_bdl_export.write_onnx import write_onnx
 from edge_bdl_export.write_tflite import write_tflite
+from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.threads import one_thread
 
 _WRITERS = {"onnx": write_onnx, "tflite": write_tflite}
@@ -49,6 +62,8 @@ _NEEDS = {
 _CHUNK = 4
 _DENSITY_FRAMES = 2000
 _SHALLOW_TRUNK = 0.5
+# Of one pass: more than this for a covariance is worth a word.
+_DEAR = 0.05
 _FRAME_DTYPES = (
     torch.float32,
     torch.uint8,
@@ -65,7 +80,7 @@ Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
 @one_thread()
 def export(
-    model: nn.Module,
+    model: nn.Module | Posterior | Adapter | Any,
     example_input: Inputs,
     out: str | Path,
     *,
@@ -73,7 +88,7 @@ def export(
     samples: int = 16,
     calibration: Any = None,
     selection: Selection = "balanced",
-    members: Sequence[Mapping[str, Tensor]] | None = None,
+    members: Sequence[Mapping[str, Tensor]] | Callable[[torch.Generator], Mapping[str, Tensor]] | Any = None,
     deterministic: Sequence[str] = (),
     formats: Sequence[str] = ("onnx", "tflite"),
     class_axis: int = 1,
@@ -86,7 +101,9 @@ def export(
     existing bundle at ``out`` is replaced at the very end, or left as it was.
 
     Args:
-        model: A trained torch module. It is copied, put into eval mode, and not changed.
+        model: A trained torch module, or a fitted posterior of ``edge_bdl_train``, which brings its network and its
+            members along; also a model or a posterior of a library that ``edge_bdl_export.adapters`` knows, or an
+            ``Adapter``. It is copied, put into eval mode, and not changed.
         example_input: One input, or one per model argument. Its shapes and dtypes become the bundle's: no resizing and
             no casting is added, so preprocessing belongs into the model.
         out: Folder to write, by custom ``NAME.ebdl``.
@@ -97,7 +114,8 @@ def export(
             it there is no density and there are no thresholds, and the policy will hold.
         selection: ``iid``, ``balanced`` or ``selected`` (needs calibration).
         members: State dicts of posterior samples or of an ensemble; their parameters that differ become a weight bank,
-            and ``samples`` and ``selection`` do not apply.
+            and ``samples`` and ``selection`` do not apply. Or what ``samples`` of them are drawn from: a function
+            ``sample(generator) -> state_dict``, or a state of posteriors.
         deterministic: Qualified names of modules to hold at eval, with everything below them.
         formats: ``onnx``, ``tflite`` or both.
         class_axis: Which axis of the model's output holds the classes (classification), as torch.nn.CrossEntropyLoss
@@ -119,18 +137,29 @@ def export(
     check_replaceable(out)
     _check_arguments(task, selection, seed)
     engines = _engines(formats)
-    model = copy.deepcopy(model).cpu().eval()
+    adapter = adapt(model, members, deterministic)
+    if adapter is not None:
+        model, members = adapter.network, members_of(adapter, samples, seed)
+    given = take_apart(model, members, samples, seed)
+    model = copy.deepcopy(given.model).cpu().eval()
     example = _example(example_input)
     _check_dtypes(example, formats)
     captured = capture(model, example, deterministic)
     reading = Reading(task, class_axis if task == "classification" else None)
     output = _output(captured, reading)
-    if members is None:
-        posterior = mask_bank.posterior(model, captured, deterministic)
+    if given.head is not None:
+        posterior = gaussian_head.posterior(captured, given.head, task)
+    elif given.members is not None:
+        posterior = weight_bank.posterior(model, captured, given.members)
     else:
-        posterior = weight_bank.posterior(model, captured, members)
+        posterior = mask_bank.posterior(model, captured, deterministic)
+    closed = posterior.closed
+    outputs = (output,) if closed is None else closed.described.moments(output.shape)
     parts = cut(captured, posterior.stochastic)
-    network = Network(parts, example, [node.name for node in captured.inputs], posterior.inputs)
+    network = Network(
+        parts, example, [node.name for node in captured.inputs], posterior.inputs,
+        closed and (closed.head, tuple(spec.name for spec in outputs)),
+    )  # fmt: skip
     inputs = tuple(map(_spec, network.input_names, example))
     golden_frames = frames_that_fit(inputs, output, posterior, samples, _CHUNK)
     frames = None if calibration is None else read_frames(calibration, inputs)
@@ -141,21 +170,23 @@ def export(
     )  # fmt: skip
     density = None if frames is None else _fit_density(network, frames.part(SELECTION))
     manifest = Manifest(
+        schema_version=schema_of(posterior.form),
         name=name or out.stem,
         form=posterior.form,
         task=task,
         inputs=inputs,
-        outputs=(output,)
+        outputs=outputs
         if density is None
-        else (output, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32")),
+        else (*outputs, TensorSpec(name=DENSITY_OUTPUT, shape=(1,), dtype="float32")),
         boundary=tuple(map(_spec, network.boundary_names, network.boundary)),
         class_axis=reading.class_axis,
         engines=engines,
         bank=chosen.bank,
+        gaussian=closed.described if closed else msgspec.UNSET,
         fidelity=chosen.fidelity,
         flops=flops,
-        warnings=_warnings(network, flops, frames, selection, chosen),
-        provenance=_provenance(model, engines, seed),
+        warnings=_warnings(network, flops, frames, selection, chosen) + (adapter.notes if adapter else ()),
+        provenance=_provenance(model, engines, seed, adapter),
     )
     with tempfile.TemporaryDirectory(prefix="edge-bdl-") as staging:
         staged = Path(staging)
@@ -171,6 +202,7 @@ def export(
             sampler=posterior.sampler,
             network=network,
             density=density,
+            closed=closed,
         )
         manifest = msgspec.structs.replace(manifest, parity=_prove(subject, staged, seed))
         save_file(
@@ -251,12 +283,15 @@ def _output(captured: Capture, reading: Reading) -> TensorSpec:
 
 
 def _flops(network: Network) -> Flops:
-    counts = []
-    for module in (network.parts.deterministic, network.parts.trunk):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(*network.frame)
-        counts.append(counter.get_total_flops() // 2)  # it counts a multiply-accumulate as two
+    counts = [_work(module, network.frame) for module in (network.parts.deterministic, network.parts.trunk)]
     return Flops(total=counts[0], deterministic=min(counts))
+
+
+def _work(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Multiply-accumulates."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2  # it counts a multiply-accumulate as two
 
 
 def _fit_density(network: Network, frames: CalibrationFrames) -> FeatureDensity | None:
@@ -270,13 +305,21 @@ def _warnings(
     network: Network, flops: Flops, frames: CalibrationFrames | None, asked: Selection, chosen: Chosen
 ) -> tuple[str, ...]:
     warnings = []
-    if flops.deterministic_share < _SHALLOW_TRUNK:
+    closed = not isinstance(network.head, MemberAxis)
+    if closed:
+        extra = _work(network.head, network.boundary) - (flops.total - flops.deterministic)
+        if extra > _DEAR * flops.total:
+            warnings.append(
+                f"the covariance costs {extra:,} multiply-accumulates, {extra / flops.total:.0%} of the network's: fit "
+                "the posterior with covariance='diagonal' to have it for almost nothing"
+            )
+    elif flops.deterministic_share < _SHALLOW_TRUNK:
         warnings.append(
             f"only {flops.deterministic_share:.0%} of the computation is shared between members, so S members cost "
             "almost S passes: keep dropout to the last layers, or hold the earlier ones at eval with "
             "deterministic=[...]"
         )
-    if not network.axis.batched:
+    if not closed and not network.axis.batched:
         warnings.append("the head has an operator that cannot be batched over members: it runs once per member, slower")
     if asked == "selected" and chosen.bank.selection == "balanced":
         warnings.append("selection found no members closer to the full posterior than balanced ones: the bank is those")
@@ -285,10 +328,11 @@ def _warnings(
     return tuple(warnings)
 
 
-def _provenance(model: nn.Module, engines: Sequence[str], seed: int) -> Provenance:
+def _provenance(model: nn.Module, engines: Sequence[str], seed: int, adapter: Adapter | None) -> Provenance:
     packages = ["edge-bdl", "torch", "numpy"]
     packages += ["onnx", "onnxscript", "onnxruntime"] if "onnxruntime" in engines else []
     packages += ["litert-torch", "ai-edge-litert"] if "tflite" in engines else []
+    packages += [adapter.library] if adapter is not None and adapter.library else []
     return Provenance(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={package: importlib.metadata.version(package) for package in packages},
@@ -333,7 +377,10 @@ def _variation(value: NDArray[Any], generator: np.random.Generator) -> NDArray[A
 
 
 def _prove(subject: Subject, staged: Path, seed: int) -> tuple[Any, ...]:
-    if not (np.ptp(subject.expected, axis=1) > 0.0).any():
+    if subject.closed is not None:
+        if not any(values.any() for name, values in subject.expected_moments.items() if name != "fused.mean"):
+            raise ProofError("the posterior's covariance is zero on every frame: it has no uncertainty to export")
+    elif not (np.ptp(subject.expected, axis=1) > 0.0).any():
         raise ProofError(
             f"all {subject.manifest.bank.members} members give the same output in torch itself: the rates are too "
             "small for so few samples, or the example input is not like a real frame (give one, or calibration frames)"

@@ -36,12 +36,16 @@ def frames_that_fit(
     Raises:
         ExportError: Not even one frame fits.
     """
-    if posterior.weights is not None:
+    moments: tuple[TensorSpec, ...] = ()
+    if posterior.closed is not None:
+        members, fresh, masks = 0, 0, 4 * chunk * sum(math.prod(item.shape) for item in posterior.inputs)
+        moments = posterior.closed.described.moments(output.shape)
+    elif posterior.weights is not None:
         members, fresh, masks = len(next(iter(posterior.weights.values()))), 0, 0
     else:
         members, fresh = samples, min(chunk, samples)
         masks = fresh * sum(-(-math.prod(item.shape) // 8) for item in posterior.inputs)
-    frame = sum(map(_bytes, inputs)) + (1 + members + fresh) * _bytes(output)
+    frame = sum(map(_bytes, (*inputs, *moments))) + (1 + members + fresh) * _bytes(output)
     room = MAX_BYTES[GOLDEN] - _HEADER_BYTES - masks
     if frame > room:
         raise ExportError(
@@ -58,15 +62,20 @@ def _bytes(spec: TensorSpec) -> int:
 
 def golden(subject: Subject) -> dict[str, NDArray[Any]]:
     """The subject's frames, torch's outputs for the bank, and masks that the device must draw alike, by name."""
-    bank = subject.manifest.bank
+    manifest, bank = subject.manifest, subject.manifest.bank
     arrays: dict[str, NDArray[Any]] = {
         f"input.{key}": np.stack([frame[key] for frame in subject.frames]) for key in subject.frames[0]
     }
     arrays["det.output"] = subject.expected_deterministic
-    arrays["fused.members"] = subject.expected
+    if subject.closed is None:
+        arrays["fused.members"] = subject.expected
+    else:
+        arrays.update({name: values.astype(np.float32) for name, values in subject.expected_moments.items()})
+        normals = sampling.draw_normal(bank, bank.members, bank.chunk)
+        arrays.update({f"fresh.{key}": value for key, value in normals.items()})
     if subject.density is not None:
         arrays["density"] = subject.expected_density
-    if subject.manifest.form == "mask_bank":
+    if manifest.form == "mask_bank":
         keep = sampling.draw_keep(bank, bank.members, bank.chunk)
         masks = sampling.masks(bank, keep)
         arrays.update({f"fresh.{key}": value for key, value in sampling.pack(keep).items()})

@@ -4,6 +4,8 @@ det    inputs                    -> output
 trunk  inputs                    -> boundary_0 ..., density
 head   boundary_0 ..., members   -> members        one chunk of members
 fused  inputs, members           -> members, density   the whole bank
+
+A head in closed form takes no members, and gives mean and covariance in place of them.
 """
 
 from __future__ import annotations
@@ -15,12 +17,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, StochasticInput
+from edge_bdl.gaussian_head import Moments, draw
+from edge_bdl.manifest import (
+    COVARIANCE_OUTPUT,
+    DENSITY_OUTPUT,
+    DETERMINISTIC_OUTPUT,
+    MEAN_OUTPUT,
+    MEMBERS_OUTPUT,
+    VARIANCE_OUTPUT,
+    StochasticInput,
+)
 from edge_bdl_export.cut import Cut, MemberAxis, member_axis
 from edge_bdl_export.density import FeatureDensity
 
 # What an input of the model cannot be called, because the graphs call something else so.
-_RESERVED = re.compile(rf"{DENSITY_OUTPUT}|{DETERMINISTIC_OUTPUT}|{MEMBERS_OUTPUT}|(boundary|mask|weight)_\d+")
+_RESERVED = re.compile(
+    rf"{DENSITY_OUTPUT}|{DETERMINISTIC_OUTPUT}|{MEMBERS_OUTPUT}|{MEAN_OUTPUT}|{COVARIANCE_OUTPUT}|{VARIANCE_OUTPUT}|"
+    r"(boundary|mask|weight|normal)_\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -46,20 +60,35 @@ class Network:
         frame: Example inputs, in order.
         input_names: Their names.
         inputs: The member inputs.
+        closed: A head in closed form and the names of its outputs; its members are draws of the outputs.
     """
 
     def __init__(
-        self, parts: Cut, frame: tuple[Tensor, ...], input_names: Sequence[str], inputs: Sequence[StochasticInput]
+        self,
+        parts: Cut,
+        frame: tuple[Tensor, ...],
+        input_names: Sequence[str],
+        inputs: Sequence[StochasticInput],
+        closed: tuple[nn.Module, tuple[str, ...]] | None = None,
     ) -> None:
         self.parts = parts
         self.frame = frame
         self.input_names = tuple(f"{name}_in" if _RESERVED.fullmatch(name) else name for name in input_names)
-        self.member_names = tuple(item.name for item in inputs)
+        self.member_names = () if closed else tuple(item.name for item in inputs)
         self.boundary_names = tuple(f"boundary_{i}" for i in range(len(parts.boundary)))
         self.boundary, self.features = self.trunk(frame)
+        self.head, self.head_outputs = closed or (self._member_axis(inputs), (MEMBERS_OUTPUT,))
+
+    def _member_axis(self, inputs: Sequence[StochasticInput]) -> MemberAxis:
         generator = torch.Generator().manual_seed(0)
         probe = [torch.rand(2, *item.shape, generator=generator) for item in inputs]
-        self.axis: MemberAxis = member_axis(parts.head, self.boundary, probe)
+        return member_axis(self.parts.head, self.boundary, probe)
+
+    @property
+    def axis(self) -> MemberAxis:
+        """The head with its member axis; a head in closed form has none."""
+        assert isinstance(self.head, MemberAxis)
+        return self.head
 
     def trunk(self, frame: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Boundary and feature tensors of one frame."""
@@ -71,19 +100,24 @@ class Network:
     def members(self, boundary: Sequence[Tensor], members: Sequence[Tensor]) -> Tensor:
         """Outputs [S, *output] of members [S, ...] for one frame's boundary."""
         with torch.no_grad():
-            return self.axis(*boundary, *members)
+            if isinstance(self.head, MemberAxis):
+                outputs: Tensor = self.head(*boundary, *members)
+                return outputs
+            moments = Moments(*(values.double().numpy() for values in self.head(*boundary)))
+            return torch.from_numpy(draw(moments, members[0].numpy()))
 
     def graphs(self, members: Mapping[str, Tensor], chunk: int, density: FeatureDensity | None) -> dict[str, Graph]:
         """The four graphs, for a bank of example ``members`` ([S, ...] each) and a head of ``chunk`` members."""
         frame = dict(zip(self.input_names, self.frame, strict=True))
         boundary = dict(zip(self.boundary_names, self.boundary, strict=True))
+        members = {name: members[name] for name in self.member_names}
         some = {name: value[:chunk] for name, value in members.items()}
         scored = (DENSITY_OUTPUT,) if density is not None else ()
         return {
             "det": self._wire(self._write_det, frame, (DETERMINISTIC_OUTPUT,), None),
             "trunk": self._wire(self._write_trunk, frame, (*self.boundary_names, *scored), density),
-            "head": self._wire(self._write_head, {**boundary, **some}, (MEMBERS_OUTPUT,), None),
-            "fused": self._wire(self._write_fused, {**frame, **members}, (MEMBERS_OUTPUT, *scored), density),
+            "head": self._wire(self._write_head, {**boundary, **some}, self.head_outputs, None),
+            "fused": self._wire(self._write_fused, {**frame, **members}, (*self.head_outputs, *scored), density),
         }
 
     def _wire(
@@ -96,7 +130,7 @@ class Network:
         root = nn.Module()
         root.add_module("det", self.parts.deterministic)
         root.add_module("trunk", self.parts.trunk)
-        root.add_module("head", self.axis)
+        root.add_module("head", self.head)
         if density is not None:
             root.add_module("density", density)
         graph = fx.Graph()
@@ -118,7 +152,10 @@ class Network:
 
     def _write_head(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
         arguments = tuple(given[name] for name in (*self.boundary_names, *self.member_names))
-        return {MEMBERS_OUTPUT: graph.call_module("head", arguments)}
+        result = graph.call_module("head", arguments)
+        if len(self.head_outputs) == 1:
+            return {self.head_outputs[0]: result}
+        return {name: graph.call_function(_item, (result, i)) for i, name in enumerate(self.head_outputs)}
 
     def _write_fused(self, graph: fx.Graph, given: dict[str, fx.Node], scored: bool) -> dict[str, fx.Node]:
         written = self._write_trunk(graph, given, scored)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edge_bdl.manifest import StochasticInput
@@ -33,6 +34,22 @@ def balanced(
         draws = _stratified(int(np.prod(item.shape)), members, generator)
         keep[item.name] = (draws >= item.rate).reshape(members, *item.shape)
     return keep
+
+
+def balanced_normal(
+    inputs: Sequence[StochasticInput], members: int, generator: np.random.Generator
+) -> dict[str, NDArray[np.float32]]:
+    """Draws from N(0, 1), each unit's stratified over the members as in `balanced`.
+
+    Returns:
+        [members, *shape] per input.
+    """
+    normal = {}
+    for item in inputs:
+        uniform = torch.from_numpy(_stratified(int(np.prod(item.shape)), members, generator))
+        values = torch.special.ndtri(uniform.clamp(min=2.0**-54))
+        normal[item.name] = values.float().numpy().reshape(members, *item.shape)
+    return normal
 
 
 def _stratified(units: int, members: int, generator: np.random.Generator) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_bdl.calibration import fitted_at, interval_half_width
 from edge_bdl.engines.base import Engine
 from edge_bdl.errors import ExportError
+from edge_bdl.gaussian_head import Moments, closed_form, draw, read
 from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Figures, Manifest
 from edge_bdl.sampling import Members
 from edge_bdl.uncertainty import Uncertainty, decompose
@@ -22,6 +23,7 @@ from edge_bdl_export.frames import CalibrationFrames
 Array = NDArray[Any]
 # Labelled frames that a temperature, an interval scale or a speed curve rests on.
 _MINIMUM_LABELS = 100
+_NOT_FINITE = "the model's outputs are not finite on the calibration frames; look for NaN in them"
 
 
 @dataclass(frozen=True)
@@ -59,33 +61,54 @@ def score(
     Args:
         manifest: Of the staged bundle.
         engine: Has the staged graphs open.
-        members: The bank as member inputs.
+        members: The bank as member inputs, or the draws of a Gaussian head.
         stored: The bank as it is stored.
         frames: In order.
     """
     graph = engine.graph("fused")
-    held = graph.hold(members)
+    closed = manifest.form == "gaussian_head"
+    held = None if closed else graph.hold(members)
     runs = [graph.run(frame, held) for frame in frames]
-    weights = Members(manifest.form, manifest.bank, stored)
-    outputs = np.stack([run[MEMBERS_OUTPUT] for run in runs])
-    if not np.isfinite(outputs).all():
-        raise ExportError("the model's outputs are not finite on the calibration frames; look for NaN in them")
-    return Scored(
-        uncertainty={
+    moments = [_finite(read(manifest, run)) for run in runs] if closed else []
+    if manifest.bank.selection == "closed_form":
+        uncertainty = {1: _stacked([closed_form(manifest, row) for row in moments])}
+    else:
+        if closed:
+            (normals,) = members.values()
+            outputs = np.stack([draw(row, normals) for row in moments])
+        else:
+            outputs = np.stack([run[MEMBERS_OUTPUT] for run in runs])
+        weights = Members(manifest.form, manifest.bank, stored)
+        uncertainty = {
             samples: _over_frames(manifest, outputs[:, :samples], weights.weights(samples))
             for samples in thresholds.calibrated_counts(manifest.bank)
-        },
+        }
+    return Scored(
+        uncertainty=uncertainty,
         density=np.concatenate([run[DENSITY_OUTPUT] for run in runs]).astype(np.float64)
         if manifest.has_density
         else None,
     )
 
 
+def _finite(moments: Moments) -> Moments:
+    if not moments.finite:
+        raise ExportError(_NOT_FINITE)
+    return moments
+
+
+def _stacked(frames: Sequence[Uncertainty]) -> Uncertainty:
+    return Uncertainty(*(np.stack(values) for values in zip(*frames, strict=True)))
+
+
 def _over_frames(manifest: Manifest, outputs: Array, weights: NDArray[np.float64]) -> Uncertainty:
     """As the runtime decomposes them, frame by frame: many at once might be worked in another dtype than one is."""
+    if not np.isfinite(outputs).all():
+        raise ExportError(_NOT_FINITE)
     unbiased, axis = manifest.bank.unbiased, manifest.class_axis
-    frames = [decompose(manifest.task, rows, weights=weights, unbiased=unbiased, class_axis=axis) for rows in outputs]
-    return Uncertainty(*(np.stack(values) for values in zip(*frames, strict=True)))
+    return _stacked(
+        [decompose(manifest.task, rows, weights=weights, unbiased=unbiased, class_axis=axis) for rows in outputs]
+    )
 
 
 def calibrated(manifest: Manifest, scored: Scored, frames: CalibrationFrames) -> Manifest:

@@ -54,7 +54,12 @@ class ThresholdFit:
 
 
 def calibrated_counts(bank: Bank) -> tuple[int, ...]:
-    """Numbers of samples that thresholds are fitted for: 2, every whole number of chunks, and the whole bank."""
+    """Numbers of samples that thresholds are fitted for: 2, every whole number of chunks, and the whole bank.
+
+    In closed form one pass is as good as any number.
+    """
+    if bank.selection == "closed_form":
+        return (1,)
     chunks = range(bank.chunk, bank.members + 1, bank.chunk)
     return tuple(sorted({2, *(count for count in chunks if count >= 2), bank.members}))
 

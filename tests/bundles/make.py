@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl_export import export
+from edge_bdl_train.likelihoods.categorical import Categorical
+from edge_bdl_train.methods import laplace
 
 HERE = Path(__file__).parent
 
@@ -76,6 +78,35 @@ class Points(nn.Module):
         return self.layers(x)
 
 
+class Labels(nn.Module):
+    """uint8 image to logits, for a Gaussian over the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 7), nn.ReLU())
+        self.last = nn.Linear(7, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[1, 1, 8, 8] uint8 to [1, 4]."""
+        return self.last(self.body(image.float() / 255.0))
+
+
+def make_gaussian() -> None:
+    """Last-layer Laplace of untrained logits, with the covariance that random labels leave."""
+    torch.manual_seed(0)
+    generator = np.random.Generator(np.random.Philox(0))
+    frames = generator.integers(0, 256, (400, 1, 8, 8), dtype=np.uint8)
+    labels = generator.integers(0, 4, 400)
+    trainee = laplace.build(
+        Labels(), Categorical(4), laplace.Config(prior_precision=1.0), n_data=400, generator=torch.Generator()
+    )
+    posterior = trainee.posterior([(torch.from_numpy(frames), torch.from_numpy(labels))])
+    export(
+        posterior, frames[:1], HERE / "tiny_gaussian.ebdl", task="classification", samples=8,
+        calibration={"inputs": frames, "labels": labels},
+    )  # fmt: skip
+
+
 def make() -> None:
     """Write all bundles, replacing those that are there."""
     torch.manual_seed(0)
@@ -110,6 +141,7 @@ def make() -> None:
         Points().eval(), generator.normal(size=(1, 5)).astype(np.float32), HERE / "tiny_points.ebdl", task="regression",
         samples=8, selection="selected", calibration=generator.normal(size=(300, 5)).astype(np.float32),
     )  # fmt: skip
+    make_gaussian()
 
 
 if __name__ == "__main__":

@@ -169,6 +169,36 @@ def test_the_same_members_give_the_same_bits_and_others_do_not(subject: Subject)
     near(other["members"], np.roll(first["members"], 1, axis=0))
 
 
+def test_a_gaussian_head_takes_no_members_and_gives_mean_and_covariance(engine_name: str) -> None:
+    bundle = Bundle.open(BUNDLES / "tiny_gaussian.ebdl")
+    subject = Subject(bundle, open_engine(engine_name, bundle.folder, bundle.manifest))
+    fused, frame = subject.engine.graph("fused"), subject.frame()
+    outputs = fused.run(frame)
+    shapes = {spec.name: spec.shape for spec in bundle.manifest.outputs}
+    assert {name: array.shape for name, array in outputs.items()} == shapes
+    assert {array.dtype for array in outputs.values()} == {np.dtype(np.float32)}
+    for name, array in fused.run(frame).items():
+        np.testing.assert_array_equal(array, outputs[name])
+    assert (fused.run(subject.other_frame())["mean"] != outputs["mean"]).any()
+    head = subject.engine.graph("head").run(subject.boundary(frame))
+    for name in ("mean", "covariance"):
+        near(head[name], outputs[name])
+    with pytest.raises(EngineError):
+        fused.run(frame | {"normal_0": np.zeros((8, 1, 4), np.float32)})
+
+
+@pytest.mark.parametrize("engine_name", COMPUTING)
+def test_golden_moments_come_out(engine_name: str) -> None:
+    need(engine_name)
+    bundle = Bundle.open(BUNDLES / "tiny_gaussian.ebdl")
+    subject = Subject(bundle, open_engine(engine_name, bundle.folder, bundle.manifest))
+    for number in range(len(subject.golden["det.output"])):
+        outputs = subject.engine.graph("fused").run(subject.frame(number))
+        near(outputs["mean"], subject.golden["fused.mean"][number])
+        near(outputs["covariance"], subject.golden["fused.covariance"][number])
+        near(outputs["density"], subject.golden["density"][number])
+
+
 # Holding members
 
 

@@ -217,7 +217,8 @@ def _entry(name: str, **fields: Any) -> Callable[[dict[str, Any]], object]:
             lambda manifest: [manifest.update(engines=["onnxruntime"]), manifest["files"].pop("graph.tflite")],
             r"graph\.tflite is not listed",
         ),
-        (lambda manifest: manifest.update(schema_version=2), "schema 2"),
+        (lambda manifest: manifest.update(schema_version=3), "schema 3"),
+        (lambda manifest: manifest.update(schema_version=2), "a mask_bank is of schema 1, got 2"),
         (
             lambda manifest: manifest["bank"].update(members=15),
             r"'mask_0' is uint8 \[16, 9\], expected uint8 \[15, 9\]",

@@ -161,7 +161,11 @@ def open_and_use(folder: Path) -> Bundle | None:
         spec.name: (bank.members, *spec.shape) for spec in bank.inputs
     }
     golden = bundle.golden()
-    assert golden["fused.members"].shape[1:] == (bank.members, *manifest.output.shape)
+    if manifest.form == "gaussian_head":
+        expected = {f"fused.{spec.name}": spec.shape for spec in manifest.outputs[:2]}
+    else:
+        expected = {"fused.members": (bank.members, *manifest.output.shape)}
+    assert {name: golden[name].shape[1:] for name in expected} == expected
     assert all(np.isfinite(array).all() for array in (*members.values(), *golden.values()))
     return bundle
 
@@ -183,7 +187,9 @@ HOSTILE = st.one_of(
     st.sampled_from([2**31, 2**63, 2**64, 2**200, -(2**63), 1e308, -0.0, 0.5]),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=8),
-    st.sampled_from(["float32", "F32", "U8", "I64", "../x", "/x", "\0", "tflite", "mask_bank", "weight_bank"]),
+    st.sampled_from(
+        ["float32", "F32", "U8", "I64", "../x", "/x", "\0", "tflite", "mask_bank", "weight_bank", "gaussian_head"]
+    ),
     st.lists(st.integers(0, 2**40), max_size=4),
     st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
     st.integers(1, 3000).map(lambda depth: json.loads("[" * (depth % 500 + 1) + "]" * (depth % 500 + 1))),

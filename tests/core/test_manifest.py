@@ -54,8 +54,8 @@ def test_a_manifest_is_written_for_people_too() -> None:
 
 
 def test_a_newer_schema_is_refused_before_anything_else_is_looked_at() -> None:
-    with pytest.raises(BundleError, match=r"schema 2.*pip install -U edge-bdl"):
-        decode(b'{"schema_version": 2, "things": ["of the future"]}')
+    with pytest.raises(BundleError, match=r"schema 3.*pip install -U edge-bdl"):
+        decode(b'{"schema_version": 3, "things": ["of the future"]}')
 
 
 @pytest.mark.parametrize(

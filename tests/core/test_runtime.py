@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_bdl.manifest import (
     Calibration,
     Fidelity,
     Flops,
+    GaussianHead,
     Manifest,
     PolicySpec,
     Provenance,
@@ -26,7 +28,7 @@ from edge_bdl.manifest import (
     TensorSpec,
 )
 from edge_bdl.runtime import Runtime
-from edge_bdl.sampling import draw_keep, pack
+from edge_bdl.sampling import draw_keep, draw_normal, pack
 from edge_bdl.uncertainty import decompose
 
 FRAME = np.arange(12, dtype=np.uint8).reshape(1, 2, 6)
@@ -475,3 +477,97 @@ def test_intervals_use_the_scale_of_the_samples() -> None:
         np.testing.assert_allclose((high + low) / 2, prediction.mean)
     with pytest.raises(InputError, match="use mean and interval"):
         prediction.probabilities()
+
+
+# Gaussian heads
+
+
+def gaussian_of(task: Any = "classification", covariance: Any = "full", **changes: Any) -> Manifest:
+    head = GaussianHead(layer="last", covariance=covariance, noise_variance=0.25)
+    normal = StochasticInput(name="normal_0", source="last", kind="normal", shape=(1, 4))
+    closed = Bank(members=1, chunk=1, selection="closed_form", seed=3, inputs=())
+    density = TensorSpec(name="density", shape=(1,), dtype="float32")
+    fields: dict[str, Any] = {
+        "schema_version": 2,
+        "form": "gaussian_head",
+        "gaussian": head,
+        "outputs": (*head.moments((1, 4)), density),
+        "bank": Bank(members=8, chunk=4, selection="balanced", seed=3, inputs=(normal,)),
+    }
+    if task != "classification":
+        fields["bank"] = closed
+    return manifest_of(task, **fields | changes)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+@pytest.mark.parametrize("samples", [2, 8, 300])
+def test_a_gaussian_head_s_members_are_its_logits_from_the_stored_draws_and_then_fresh_ones(
+    covariance: Any, samples: int
+) -> None:
+    members, manifest = canned(), gaussian_of(covariance=covariance)
+    runtime = runtime_of(manifest, members=members)
+    prediction = runtime.predict(FRAME, samples=samples)
+    stored = np.random.default_rng(0).normal(size=(8, 1, 4)).astype(np.float32)
+    normals = np.concatenate([stored, draw_normal(manifest.bank, 8, samples)["normal_0"]])[:samples].astype(np.float64)
+    centred = (members - members.mean(axis=0))[:, 0]
+    matrix = (centred.T @ centred / np.float32(8)).astype(np.float64)
+    values, vectors = np.linalg.eigh(matrix)
+    root = vectors @ np.diag(np.sqrt(values)) @ vectors.T if covariance == "full" else np.diag(np.sqrt(np.diag(matrix)))
+    logits = members.mean(axis=0) + normals @ root.T
+    expected = decompose("classification", logits, unbiased=False, class_axis=1)
+    for name in expected._fields:
+        np.testing.assert_allclose(getattr(prediction, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
+    assert (prediction.samples, prediction.stop_reason, prediction.fault) == (samples, "samples", None)
+    assert prediction.density == 0.0
+
+
+@pytest.mark.parametrize("task", ["regression", "heteroscedastic"])
+def test_a_regression_s_gaussian_head_is_as_good_with_any_number_of_samples(task: Any) -> None:
+    members, manifest = canned(), gaussian_of(task)
+    runtime = runtime_of(manifest, members=members)
+    one, many = runtime.predict(FRAME), runtime.predict(FRAME, samples=500)
+    assert (one.samples, many.samples, one.fault) == (1, 500, None)
+    np.testing.assert_array_equal(one.total, many.total)
+    np.testing.assert_allclose(one.epistemic, members[..., : one.mean.shape[1]].var(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(one.total, one.aleatoric + one.epistemic)
+    assert one.standard_error is not None
+    assert not one.standard_error.any()
+    assert one.evidence().fault is None
+
+
+def test_a_gaussian_head_is_one_pass_whatever_the_deadline_and_always_all_samples() -> None:
+    runs: list[float] = []
+    manifest = gaussian_of()
+    engine = ScriptedEngine(Path(), manifest, members=canned(), latency_s={"fused": 2.0}, sleep=runs.append)
+    stored = {"normal_0": np.ones((8, 1, 4), np.float32) * np.arange(8, dtype=np.float32)[:, None, None]}
+    runtime = Runtime(manifest, engine, stored)
+    prediction = runtime.predict(FRAME, samples=30, deadline_ms=1e-3)
+    assert (prediction.samples, prediction.stop_reason, runs) == (30, "samples", [2.0])
+    runtime.warm_up(runs=1, anytime=True)
+    assert runs == [2.0, 2.0]
+
+
+def test_without_samples_there_are_probit_probabilities_and_no_evidence() -> None:
+    manifest = gaussian_of()
+    prediction = runtime_of(manifest, members=canned()).predict(FRAME, samples=0)
+    assert prediction.mean.sum() == pytest.approx(1.0)
+    assert np.isfinite(prediction.total).all()
+    assert np.isnan(prediction.epistemic).all()
+    assert prediction.evidence().fault == "without samples the epistemic uncertainty is not known"
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "heteroscedastic"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("nan", "moments that are not finite"), ("inf", "not finite"), ("identical", "identical|no variance")],
+)
+def test_a_gaussian_head_s_faults_are_faults_of_the_evidence(task: Any, fault: Any, said: str) -> None:
+    prediction = runtime_of(gaussian_of(task), members=canned(), faults=itertools.repeat(fault)).predict(FRAME)
+    assert prediction.fault is not None
+    assert re.search(said, prediction.fault)
+    assert fault == "identical" or np.isnan(prediction.mean).all()
+
+
+def test_one_logit_sample_says_nothing() -> None:
+    prediction = runtime_of(gaussian_of(), members=canned()).predict(FRAME, samples=1)
+    assert prediction.fault == "one sample says nothing about epistemic uncertainty"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_bdl.errors import InputError
 from edge_bdl.manifest import Bank, StochasticInput
-from edge_bdl.sampling import Members, Pace, draw_keep, masks, pack, unpack
+from edge_bdl.sampling import Members, Pace, draw_keep, draw_normal, masks, pack, unpack
 
 WORD = 2**64 - 1
 
@@ -162,3 +164,51 @@ def test_pace_expects_the_slowest_of_the_last_eight() -> None:
     assert pace.estimate_s == 9.0
     pace.record(2.0)
     assert pace.estimate_s == 2.0
+
+
+def normal_bank(shape: tuple[int, ...] = (1, 5), seed: int = 11) -> Bank:
+    source = StochasticInput(name="normal_0", source="last", kind="normal", shape=shape)
+    return Bank(members=4, chunk=2, selection="iid", seed=seed, inputs=(source,))
+
+
+@pytest.mark.parametrize("units", [1, 4, 5])
+def test_fresh_normal_draws_are_box_and_muller_s_of_the_published_generator(units: int) -> None:
+    bank, pairs = normal_bank((1, units)), -(-units // 2)
+    (drawn,) = draw_normal(bank, 9, 2).values()
+    assert drawn.dtype == np.float32
+    for row, member in zip(drawn, (9, 10), strict=True):
+        uniform = [(draw >> 11) * 2.0**-53 for draw in philox4x64([0, 0, 0, member], bank.seed, 2 * pairs)]
+        polar = [
+            (math.sqrt(-2.0 * math.log1p(-u)), 2.0 * math.pi * v)
+            for u, v in zip(uniform[:pairs], uniform[pairs:], strict=True)
+        ]
+        expected = [r * math.cos(a) for r, a in polar] + [r * math.sin(a) for r, a in polar]
+        np.testing.assert_allclose(row.ravel(), expected[:units], rtol=1e-6)
+
+
+def test_normal_draws_are_standard_normal_and_independent() -> None:
+    (drawn,) = draw_normal(normal_bank((1, 6)), 0, 20_000).values()
+    rows = drawn.reshape(len(drawn), 6).astype(np.float64)
+    for power, moment, variance in ((1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)):
+        z = ((rows**power).mean(0) - moment) / math.sqrt(variance / len(rows))
+        assert np.abs(z).max() < 4.5
+    correlation = np.corrcoef(np.concatenate([rows[1:], rows[:-1]], axis=1).T) - np.eye(12)
+    assert np.abs(correlation).max() < 5.0 / math.sqrt(len(rows))
+
+
+def test_a_gaussian_head_goes_on_with_fresh_draws_behind_its_bank_and_may_do_without_any() -> None:
+    bank = normal_bank()
+    stored = {"normal_0": np.ones((4, 1, 5), np.float32)}
+    members = Members("gaussian_head", bank, stored)
+    (taken,) = members.take(2, 5).values()
+    np.testing.assert_array_equal(taken[:2], stored["normal_0"][2:])
+    np.testing.assert_array_equal(taken[2:], draw_normal(bank, 4, 3)["normal_0"])
+    for samples in (0, 1, 1000):
+        members.check(samples)
+    for samples in (-1, 1.0, True):
+        with pytest.raises(InputError, match="at least 0"):
+            members.check(samples)  # type: ignore[arg-type]
+    closed = Members("gaussian_head", Bank(members=1, chunk=1, selection="closed_form", seed=0, inputs=()), {})
+    closed.check(16)
+    with pytest.raises(InputError, match="at least 1"):
+        closed.check(0)

@@ -37,6 +37,8 @@ def test_shipped_bundles_are_right_under_every_installed_engine(name: str, engin
     bundle = opened(name)
     checks = check(bundle, bundle.golden(), engine)
     expected = {"deterministic", "members", "split_members"}
+    if bundle.manifest.form == "gaussian_head":
+        expected = {"deterministic", "mean", "split_mean", "covariance", "split_covariance"}
     expected |= {"fresh_members"} if bundle.manifest.form == "mask_bank" else set()
     expected |= {"density", "split_density"} if bundle.manifest.has_density else set()
     assert checks.keys() == expected
@@ -113,7 +115,7 @@ def test_outputs_that_are_missing_or_of_another_shape_fail(break_it: Callable[[G
 def test_this_machine_draws_the_masks_that_the_exporter_drew(name: str) -> None:
     bundle = opened(name)
     checks = verify_generator(bundle.manifest, bundle.golden())
-    assert [one.passed for one in checks] == ([True] if bundle.manifest.form == "mask_bank" else [])
+    assert [one.passed for one in checks] == ([] if bundle.manifest.form == "weight_bank" else [True])
 
 
 def test_a_machine_that_draws_other_masks_is_found_out() -> None:
@@ -122,3 +124,39 @@ def test_a_machine_that_draws_other_masks_is_found_out() -> None:
     (one,) = verify_generator(msgspec.structs.replace(bundle.manifest, bank=bank), bundle.golden())
     assert not one.passed
     assert "mask_0" in one.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "failing"),
+    [
+        ("det.output", {"deterministic"}),
+        ("fused.mean", {"mean", "split_mean"}),
+        ("fused.covariance", {"covariance", "split_covariance"}),
+        ("density", {"density", "split_density"}),
+    ],
+)
+def test_a_gaussian_head_s_golden_that_differs_fails_its_checks_alone(key: str, failing: set[str]) -> None:
+    bundle = opened("tiny_gaussian")
+    golden = bundle.golden()
+    changed = golden[key].copy()
+    changed[-1].flat[-1] += np.float32(0.03)
+    checks = check(bundle, golden | {key: changed})
+    assert {name for name, one in checks.items() if not one.passed} == failing
+
+
+def test_a_covariance_is_held_against_the_largest_variance() -> None:
+    bundle = opened("tiny_gaussian")
+    golden = bundle.golden()
+    largest = np.diagonal(golden["fused.covariance"], axis1=2, axis2=3).max()
+    for share, passed in ((5e-6, True), (2e-5, False)):
+        moved = golden | {"fused.covariance": golden["fused.covariance"] + largest * np.float32(share)}
+        assert check(bundle, moved)["covariance"].passed is passed
+
+
+def test_normal_draws_that_differ_by_more_than_rounding_fail() -> None:
+    bundle = opened("tiny_gaussian")
+    golden = bundle.golden()
+    for error, passed in ((5e-6, True), (2e-5, False)):
+        moved = golden | {"fresh.normal_0": golden["fresh.normal_0"] + np.float32(error)}
+        (one,) = verify_generator(bundle.manifest, moved)
+        assert (one.name, one.passed) == ("fresh_normals", passed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,3 +245,55 @@ def rebank() -> Callable[..., Subject]:
         return replace(subject, manifest=Manifest(**told))
 
     return change
+
+
+# --- models of other libraries ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def foreign() -> Callable[[str], Any]:
+    """Imports a module of somebody else's library, whose warnings are not ours; where it is missing, skips."""
+
+    def load(name: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                return pytest.skip(f"{error}; tools/setup --foreign installs it")
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def member_outputs() -> Callable[..., Tensor]:
+    """Outputs [n, ...] of a network with each member's state."""
+
+    def run(network: nn.Module, members: Sequence[Any], *inputs: Tensor) -> Tensor:
+        stacked = {name: torch.stack([member[name] for member in members]) for name in members[0]}
+        with torch.no_grad():
+            return torch.func.vmap(lambda member: torch.func.functional_call(network, member, inputs))(stacked)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def same_moments() -> Callable[[Tensor, Tensor], None]:
+    """Asserts that two sets of independent draws have the same mean and variance, within Monte-Carlo error.
+
+    At 5 standard errors a sound pair fails once in a million numbers. The error of a variance comes from the draws' own
+    fourth moment; a zero variance must be zero in both.
+    """
+
+    def check(ours: Tensor, theirs: Tensor) -> None:
+        assert ours.shape[1:] == theirs.shape[1:]
+        moments = []
+        for draws in (ours.double(), theirs.double()):
+            n, mean, variance = len(draws), draws.mean(0), draws.var(0)
+            fourth = ((draws - mean) ** 4).mean(0)
+            moments.append((mean, variance, variance / n, (fourth - variance**2).clamp_min(0.0) / n))
+        (mean, variance, of_mean, of_variance), (mean_, variance_, of_mean_, of_variance_) = moments
+        assert ((mean - mean_).abs() <= 5.0 * (of_mean + of_mean_).sqrt() + 1e-6).all()
+        assert ((variance - variance_).abs() <= 5.0 * (of_variance + of_variance_).sqrt() + 1e-12).all()
+
+    return check

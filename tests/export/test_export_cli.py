@@ -16,6 +16,8 @@ from torch import nn
 from edge_bdl.bundle import Bundle
 from edge_bdl.errors import EdgeBdlError
 from edge_bdl_export.cli import export
+from edge_bdl_train.methods.laplace import LaplacePosterior
+from edge_bdl_train.posterior_file import save_posterior
 
 NETS = """
 import torch
@@ -201,6 +203,18 @@ def test_a_good_export_prints_one_json_object_and_nothing_else(place: Path):
     with torch.no_grad():
         expected = model(torch.from_numpy(golden["input.input"][0])).numpy()
     np.testing.assert_allclose(golden["det.output"][0], expected, atol=1e-6)
+
+
+def test_weights_may_be_a_posterior_of_this_network_and_of_no_other(place: Path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+    posterior = LaplacePosterior(model, {"layer": "3", "noise": 0.1}, torch.full((2, 9), 0.01, dtype=torch.float64))
+    save_posterior(place / "posterior.safetensors", posterior)
+    assert export(changed("--weights", "posterior.safetensors")) == 0
+    manifest = Bundle.open(place / "out.ebdl").manifest
+    assert (manifest.form, manifest.gaussian.layer) == ("gaussian_head", "3")
+    with pytest.raises(EdgeBdlError, match="a posterior of a Sequential that differs from this Linear"):
+        export(changed("adversary_nets:plain", "--weights", "posterior.safetensors"))
 
 
 def test_a_bad_export_is_exit_code_2_and_one_line(place: Path):

@@ -18,7 +18,7 @@ from edge_bdl_train.recipes import STUDIES
 from edge_bdl_train.recipes.study import FIGURES_FILE, Figure, pool, read_figures, rounded, with_error
 
 # A UCI run has ten splits in it. Everything else repeats itself under as many seeds as show its spread.
-SEEDS: Mapping[str, int] = {"uci": 1, "rings": 3}
+SEEDS: Mapping[str, int] = {"uci": 1, "mnist": 1, "fashion": 1, "active": 3, "rings": 3, "small-data": 3}
 USUAL_SEEDS = 5
 _HEADER = ("recipe", "what", "published", "ours", "n", "reached", "source", "what differs", "command")
 

@@ -18,7 +18,7 @@ def same_member_same_bits(proved: EngineSubject) -> ParityCheck:
     worst = 0.0
     for frame in subject.frames:
         once, again = proved.fused(frame, first)[MEMBERS_OUTPUT], proved.fused(frame, first)[MEMBERS_OUTPUT]
-        worst = max(worst, _largest(once - again), _largest(once - once[:1]))
+        worst = max(worst, largest(once - again), largest(once - once[:1]))
     return at_most(proved.engine.name, "same_member_same_bits", worst, 0.0)
 
 
@@ -26,7 +26,7 @@ def members_differ(proved: EngineSubject) -> list[ParityCheck]:
     """Each stochastic input changes the output by itself, all others held still: nothing random was lost on the way."""
     checks = []
     for index, item in enumerate(proved.subject.manifest.bank.inputs):
-        spread = max(_largest(np.ptp(_varied(proved, index, frame), axis=0)) for frame in proved.subject.frames)
+        spread = max(largest(np.ptp(_varied(proved, index, frame), axis=0)) for frame in proved.subject.frames)
         checks.append(above(proved.engine.name, f"members_differ[{item.source}#{item.call}]", spread, 0.0))
     return checks
 
@@ -103,11 +103,11 @@ def reference_equals_golden(proved: EngineSubject) -> ParityCheck:
 
 
 def _close(proved: EngineSubject, name: str, actual: NDArray[np.generic], expected: NDArray[np.generic]) -> ParityCheck:
-    error = _largest(actual - expected) / proved.subject.output_range if actual.shape == expected.shape else np.inf
+    error = largest(actual - expected) / proved.subject.output_range if actual.shape == expected.shape else np.inf
     return at_most(proved.engine.name, name, error, TOLERANCE)
 
 
-def _largest(difference: NDArray[np.generic]) -> float:
+def largest(difference: NDArray[np.generic]) -> float:
     """Largest magnitude; not finite counts as infinitely far."""
     magnitude = np.abs(np.asarray(difference, dtype=np.float64))
     return float(magnitude.max(initial=0.0)) if np.isfinite(magnitude).all() else float("inf")

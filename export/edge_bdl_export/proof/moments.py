@@ -166,17 +166,17 @@ def _torch_draws(subject: Subject, index: int, draws: int, seed: int) -> NDArray
 
 
 def _mean_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float) -> float:
-    return _two_sample_z(a, b, rounding)
+    return two_sample_z(a, b, rounding)
 
 
 def _variance_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float) -> float:
     middle = (a.mean(0) + b.mean(0)) / 2.0
     left, right = (a - middle) ** 2, (b - middle) ** 2
     spread = np.sqrt((left.mean(0) + right.mean(0)) / 2.0)
-    return _two_sample_z(left, right, 2.0 * spread * rounding + rounding**2)
+    return two_sample_z(left, right, 2.0 * spread * rounding + rounding**2)
 
 
-def _two_sample_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float | NDArray[np.float64]) -> float:
+def two_sample_z(a: NDArray[np.float64], b: NDArray[np.float64], rounding: float | NDArray[np.float64]) -> float:
     """Difference of two means, beyond what rounding explains, over its error, which both samples give together.
 
     Under the hypothesis that both have one distribution, which sample a draw is in is chance; whatever that

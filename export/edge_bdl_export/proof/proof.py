@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ProofError
 from edge_bdl.manifest import ParityCheck
-from edge_bdl_export.proof import equality, moments, plain
+from edge_bdl_export.proof import closed_form, equality, moments, plain
 from edge_bdl_export.proof.subject import EngineSubject, Subject
 
 # Passes of torch's own dropout, and of the graphs, per frame.
@@ -33,17 +33,26 @@ def prove(
     checks = plain.no_random_operations(folder, engines)
     if subject.manifest.form == "mask_bank":
         checks += moments.masks_are_dropout(subject)
+    if subject.closed is not None:
+        checks.append(closed_form.members_have_these_moments(subject, draws, seed))
     proved = [EngineSubject(subject, open_engine(name, folder, subject.manifest)) for name in engines]
     for one in proved:
         checks += _under(one, seed, draws)
-    checks += [equality.engines_agree(proved[0], other) for other in proved[1:]]
+    for other in proved[1:]:
+        closed = subject.closed is not None
+        checks += closed_form.engines_agree(proved[0], other) if closed else [equality.engines_agree(proved[0], other)]
     if "onnxruntime" in engines:
         reference = EngineSubject(subject, open_engine("reference", folder, subject.manifest))
-        checks.append(equality.reference_equals_golden(reference))
+        if subject.closed is not None:
+            checks += closed_form.reference_equals_golden(reference)
+        else:
+            checks.append(equality.reference_equals_golden(reference))
     return checks
 
 
 def _under(proved: EngineSubject, seed: int, draws: int) -> list[ParityCheck]:
+    if proved.subject.closed is not None:
+        return closed_form.under(proved, seed)
     checks = [
         equality.deterministic_equals_torch(proved),
         equality.members_equal_torch(proved),

@@ -13,8 +13,9 @@ from torch import nn
 
 from edge_bdl.engines.base import Engine
 from edge_bdl.manifest import MEMBERS_OUTPUT, Manifest
+from edge_bdl.verification import moment_scales
 from edge_bdl_export.density import FeatureDensity
-from edge_bdl_export.forms.posterior import Reference
+from edge_bdl_export.forms.posterior import ClosedForm, Reference
 from edge_bdl_export.graphs import Network
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -29,20 +30,30 @@ class Subject:
         members: The bank as member inputs, [S, *shape] float32 by name.
         frames: Frames the proof runs on, each by input name.
         model: The trained model, at eval.
-        reference: Torch's answer for a frame and a member.
+        reference: Torch's answer for a frame and a member; None in closed form.
         sampler: The model with its own dropout on, None where it has none to draw (a weight bank).
         network: The cut network in torch.
         density: The fitted density, if any.
+        closed: The head of a form that gives moments in place of members.
     """
 
     manifest: Manifest
     members: Arrays
     frames: Sequence[Arrays]
     model: nn.Module
-    reference: Reference
+    reference: Reference | None
     sampler: nn.Module | None
     network: Network
     density: FeatureDensity | None
+    closed: ClosedForm | None = None
+
+    @cached_property
+    def expected_moments(self) -> dict[str, NDArray[np.float64]]:
+        """Torch's mean and covariance or variance [n, ...], by their names in the goldens."""
+        assert self.closed is not None
+        answers = [self.closed.reference(tensors(frame)) for frame in self.frames]
+        rows = (np.stack([values.numpy() for values in moments]) for moments in zip(*answers, strict=True))
+        return {f"fused.{spec.name}": values for spec, values in zip(self.manifest.outputs[:2], rows, strict=True)}
 
     @cached_property
     def expected(self) -> NDArray[np.float32]:
@@ -71,6 +82,8 @@ class Subject:
     @cached_property
     def output_range(self) -> float:
         """Largest minus smallest torch output: what tolerances are stated against."""
+        if self.closed is not None:
+            return moment_scales(self.manifest, self.expected_moments)["fused.mean"]
         return float(self.expected.max() - self.expected.min()) or 1.0
 
     def member(self, index: int) -> dict[str, NDArray[np.generic]]:
@@ -79,6 +92,7 @@ class Subject:
 
     def answer(self, frame: Arrays, member: Arrays) -> NDArray[np.float32]:
         """Torch's output for one frame under one member."""
+        assert self.reference is not None
         weights = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in member.items()}
         return np.asarray(self.reference(tensors(frame), weights).numpy())
 
@@ -93,7 +107,9 @@ class EngineSubject:
     def fused(self, frame: Arrays, members: Arrays | None = None) -> dict[str, NDArray[np.generic]]:
         """The fused graph's outputs for one frame, under the bank or under other members of the same number."""
         graph = self.engine.graph("fused")
-        held = graph.hold(self.subject.members if members is None else members)
+        held = None
+        if self.subject.closed is None:
+            held = graph.hold(self.subject.members if members is None else members)
         return {name: np.array(value) for name, value in graph.run(frame, held).items()}
 
     def split(self, frame: Arrays, members: Arrays) -> NDArray[np.generic]:
