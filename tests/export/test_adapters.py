@@ -68,12 +68,13 @@ def test_a_function_may_hand_out_the_same_tensor_each_time():
     assert not torch.equal(first["2.weight"], second["2.weight"])
 
 
-def test_the_guide_s_adapter_works(tmp_path: Path):
+def test_the_guide_s_adapter_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The code in the docs, as it stands there, and the layer that it adapts."""
     section = GUIDE.read_text().partition("## Models of other libraries")[2].partition("\n## ")[0]
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "class " in block)
     assert code.count("\n") <= 40
-    names: dict[str, Any] = {"out": tmp_path / "noisy.ebdl"}
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         exec(code, names)

@@ -253,7 +253,7 @@ def test_scores_are_calibrated_for_every_number_of_samples_and_drive_a_policy(cl
     assert all(set(score.thresholds) == {2, 4, 8} for score in scores.values())
     assert set(manifest.calibration.temperature) == {2, 4, 8}
     assert [entry.samples for entry in manifest.fidelity] == [2, 3, 4, 5, 6, 7, 8]
-    assert manifest.fidelity[-1].kl < manifest.fidelity[0].kl
+    assert all(entry.kl < 1e-2 and entry.epistemic_spearman > 0.9 for entry in manifest.fidelity)
     runtime = Runtime.open(folder)
     evidence = runtime.predict(images(1, seed=9).numpy()).evidence()
     assert evidence.fault is None

@@ -21,10 +21,10 @@ from edge_bdl_train.active.acquisition import ACQUISITIONS, choose_at_random, ch
 from edge_bdl_train.active.batch_bald import batch_bald
 from edge_bdl_train.active.learner import Learner
 from edge_bdl_train.active.state import Curve, State, load_state, save_state
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.evaluation.classification import accuracy
 from edge_bdl_train.fit import Data
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 
 BATCH_BALD, RANDOM = "batch_bald", "random"
 STRATEGIES = tuple(sorted([*ACQUISITIONS, BATCH_BALD, RANDOM]))

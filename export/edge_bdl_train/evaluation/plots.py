@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.evaluation.report import SCORES, Evaluation, unit_of
-from edge_bdl_train.recipes.canvas import Canvas
 
 _WIDE, _HALF = (6.6, 4.6), (3.35, 2.9)  # inches; two halves are as wide as one, and that is 800 pixels
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008

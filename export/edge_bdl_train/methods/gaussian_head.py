@@ -129,7 +129,7 @@ class GaussianHeadPosterior(Posterior):
 
 def noise_of(likelihood: Likelihood) -> dict[str, float]:
     """The ``noise`` among a posterior's settings; none where the outputs tell it, or where there are classes."""
-    return {"noise": float(likelihood.noise)} if isinstance(likelihood, Gaussian) else {}
+    return {"noise": float(likelihood.noise.detach())} if isinstance(likelihood, Gaussian) else {}
 
 
 def last_layer(network: nn.Module, name: str) -> nn.Linear:

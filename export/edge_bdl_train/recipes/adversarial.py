@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.attacks import averaged_nll, fgsm, pgd
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.idx import CLASSES, LabelledImages
 from edge_bdl_train.data.mnist import load_mnist
 from edge_bdl_train.evaluation.density import FeatureDensity, features_of
@@ -31,7 +32,6 @@ from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.methods import dropout, ensemble, point
 from edge_bdl_train.posterior import Member, Posterior
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender
 from edge_bdl_train.recipes.study import Figure, Study
 from edge_bdl_train.saliency import mutual_information, saliency

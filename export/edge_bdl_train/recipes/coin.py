@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.coin import BetaBernoulli, GaussianMean
 from edge_bdl_train.likelihoods.gaussian import Gaussian
 from edge_bdl_train.methods import laplace, mean_field, sgmcmc
@@ -24,7 +25,6 @@ from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender
 from edge_bdl_train.recipes.study import Figure, Study
 

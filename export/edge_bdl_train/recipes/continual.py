@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.idx import LabelledImages
 from edge_bdl_train.data.mnist import load_mnist
 from edge_bdl_train.evaluation.classification import accuracy
@@ -35,7 +36,6 @@ from edge_bdl_train.priors.gaussian import Gaussian
 from edge_bdl_train.priors.structured import from_tensors
 from edge_bdl_train.progress import Advance, Stage, silent
 from edge_bdl_train.recipes.base import seeded
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import mlp
 from edge_bdl_train.recipes.study import Figure, Study
 from edge_bdl_train.threads import one_thread

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data import bandit
 from edge_bdl_train.data.bandit import ACTIONS
 from edge_bdl_train.fit import Batches, Trainee
@@ -36,7 +37,6 @@ from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.progress import Advance, Stage, silent
 from edge_bdl_train.recipes.base import seeded
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import mlp
 from edge_bdl_train.recipes.study import Figure, Study
 from edge_bdl_train.threads import one_thread

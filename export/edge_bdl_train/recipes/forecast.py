@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.series import PERIOD, synthetic_series, windows
 from edge_bdl_train.data.weather import load_weather
 from edge_bdl_train.evaluation.intervals import Interval, coverage, gaussian_interval, sharpness
@@ -25,7 +26,6 @@ from edge_bdl_train.likelihoods.gaussian import HeteroscedasticGaussian
 from edge_bdl_train.methods import dropout, ensemble, mean_field, point
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender
 from edge_bdl_train.recipes.study import Figure, Study
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.breast_cancer import Biopsies, load_breast_cancer
 from edge_bdl_train.evaluation.scores import decompose_classes
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.methods import dropout, ensemble, laplace, mean_field, point
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender, mlp
 from edge_bdl_train.recipes.study import Figure, Study
 

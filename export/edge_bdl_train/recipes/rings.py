@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.rings import RingFeatures, draw_features, draw_radius, radius_cdf, to_plane
 from edge_bdl_train.kl_schedules import KlSchedule, LinearWarmUp, Switched
 from edge_bdl_train.likelihoods.base import RegressionLikelihood
@@ -28,7 +29,6 @@ from edge_bdl_train.methods import mean_field
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender, mlp
 from edge_bdl_train.recipes.study import Figure, Study
 

@@ -15,12 +15,12 @@ import torch
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.active.loop import balanced
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.fashion_mnist import load_fashion_mnist
 from edge_bdl_train.evaluation.classification import accuracy, nll
 from edge_bdl_train.fit import Data
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.image_methods import POINT, ImageContender, choose, contenders, fitted
 from edge_bdl_train.recipes.images import after_trunk, as_data, few
 from edge_bdl_train.recipes.study import Figure, Study

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data import toy1d
 from edge_bdl_train.fit import Data
 from edge_bdl_train.likelihoods.base import Likelihood
@@ -39,7 +40,6 @@ from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.progress import Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender, mlp
 from edge_bdl_train.recipes.study import Figure, Study
 

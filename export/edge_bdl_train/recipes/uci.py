@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.uci import SETS, RegressionSet, load_uci, uci_folder
 from edge_bdl_train.fit import Data
 from edge_bdl_train.likelihoods.gaussian import Gaussian
@@ -28,7 +29,6 @@ from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.progress import Advance, Stage, silent
-from edge_bdl_train.recipes.canvas import Canvas
 from edge_bdl_train.recipes.fitting import Contender, mlp
 from edge_bdl_train.recipes.side_by_side import NetworksSideBySide
 from edge_bdl_train.recipes.study import Figure, Study
