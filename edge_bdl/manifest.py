@@ -38,9 +38,10 @@ MEMBERS_OUTPUT = "members"
 DETERMINISTIC_OUTPUT = "output"
 DENSITY_OUTPUT = "density"
 # In place of members, where the posterior is Gaussian: the outputs' mean, and their covariance or only their variance.
-MEAN_OUTPUT = "mean"
-COVARIANCE_OUTPUT = "covariance"
-VARIANCE_OUTPUT = "variance"
+# (A graph whose output is called as an operator is, ``mean`` for one, may hold two values of that name.)
+MEAN_OUTPUT = "output_mean"
+COVARIANCE_OUTPUT = "output_covariance"
+VARIANCE_OUTPUT = "output_variance"
 
 
 def schema_of(form: Form) -> int:

@@ -227,10 +227,11 @@ class Runtime:
         stages_ms = {"check": (checked - start) * 1e3}
         used = samples
         if self.manifest.form == "gaussian_head":
-            moments, density = self._moments(inputs)
-            stages_ms["fused"] = (clock() - checked) * 1e3
+            outputs = self.engine.graph("fused").run(inputs)
             inferred = clock()
-            uncertainty, fault = self._integrate(moments, samples)
+            stages_ms["fused"] = (inferred - checked) * 1e3
+            density = self._density_of(outputs)
+            uncertainty, fault = self._integrate(read(self.manifest, outputs), samples)
         else:
             if deadline_ms is None and samples == self.manifest.bank.members:
                 members, density = self._fused(inputs)
@@ -346,10 +347,6 @@ class Runtime:
     def _density_of(self, outputs: Mapping[str, NDArray[Any]]) -> float | None:
         density = outputs.get(DENSITY_OUTPUT)
         return None if density is None else float(density.flat[0])
-
-    def _moments(self, inputs: dict[str, NDArray[Any]]) -> tuple[Moments, float | None]:
-        outputs = self.engine.graph("fused").run(inputs)
-        return read(self.manifest, outputs), self._density_of(outputs)
 
     def _decompose(self, members: NDArray[Any]) -> tuple[Uncertainty, str | None]:
         """What the members say, and why it means nothing."""

@@ -9,9 +9,9 @@ golden    input.NAME       [frames, *shape]
           density          float32 [frames, 1], where the bundle has one
           fresh.MASK       the members behind the bank, packed, chunk of them      } mask banks only
           fresh.members    [frames, chunk, *output]                                }
-          fused.mean       [frames, *output]                                       }
-          fused.covariance [frames, *output, outputs], or fused.variance           } Gaussian heads only,
-          fresh.NORMAL     the draws behind the bank, chunk of them                } in place of members
+          fused.output_mean        [frames, *output]                               } Gaussian heads only,
+          fused.output_covariance  [frames, *output, outputs], or ..._variance     } in place of members
+          fresh.NORMAL     the draws behind the bank, chunk of them                }
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.engines import Engine
 from edge_bdl.errors import EngineError
-from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, Manifest
+from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEAN_OUTPUT, MEMBERS_OUTPUT, Manifest
 from edge_bdl.sampling import Members, draw_keep, draw_normal, pack
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -84,7 +84,7 @@ def verify_engine(engine: Engine, manifest: Manifest, stored: Arrays, golden: Ar
     except EngineError as error:
         return [Check(name="runs", engine=engine.name, passed=False, detail=str(error))]
     scales = moment_scales(manifest, golden) if gaussian else {}
-    output_range = scales["fused.mean"] if gaussian else float(np.ptp(golden["fused.members"])) or 1.0
+    output_range = scales[f"fused.{MEAN_OUTPUT}"] if gaussian else float(np.ptp(golden["fused.members"])) or 1.0
     checks = []
     for name, (key, actual) in outputs.items():
         expected, limits = golden[key], (scales.get(key, output_range), TOLERANCE)
@@ -98,7 +98,7 @@ def moment_scales(manifest: Manifest, moments: Arrays) -> dict[str, float]:
 
     Args:
         manifest: The bundle's manifest.
-        moments: ``fused.mean`` and ``fused.covariance`` or ``fused.variance``, over some frames.
+        moments: Over some frames, by name in the goldens.
 
     Returns:
         By the same names: the range of the outputs within a standard deviation, and the largest variance.
@@ -107,7 +107,8 @@ def moment_scales(manifest: Manifest, moments: Arrays) -> dict[str, float]:
     variance = spread if spread.ndim == mean.ndim else np.diagonal(spread, axis1=-2, axis2=-1)
     deviation = np.sqrt(np.maximum(variance, 0.0))
     output_range = float((mean + deviation).max() - (mean - deviation).min())
-    return {"fused.mean": output_range or 1.0, f"fused.{manifest.outputs[1].name}": float(variance.max()) or 1.0}
+    largest = float(variance.max())
+    return {f"fused.{MEAN_OUTPUT}": output_range or 1.0, f"fused.{manifest.outputs[1].name}": largest or 1.0}
 
 
 def _moments(engine: Engine, manifest: Manifest, golden: Arrays) -> dict[str, tuple[str, Any]]:
@@ -119,8 +120,9 @@ def _moments(engine: Engine, manifest: Manifest, golden: Arrays) -> dict[str, tu
         head = engine.graph("head").run({spec.name: first[spec.name] for spec in manifest.boundary})
         row = {"deterministic": ("det.output", engine.graph("det").run(frame).get(DETERMINISTIC_OUTPUT))}
         for spec in manifest.outputs[:2]:
-            row[spec.name] = (f"fused.{spec.name}", whole.get(spec.name))
-            row[f"split_{spec.name}"] = (f"fused.{spec.name}", head.get(spec.name))
+            name = spec.name.removeprefix("output_")
+            row[name] = (f"fused.{spec.name}", whole.get(spec.name))
+            row[f"split_{name}"] = (f"fused.{spec.name}", head.get(spec.name))
         if manifest.has_density:
             row["density"] = (DENSITY_OUTPUT, whole.get(DENSITY_OUTPUT))
             row["split_density"] = (DENSITY_OUTPUT, first.get(DENSITY_OUTPUT))

@@ -179,9 +179,9 @@ def test_a_gaussian_head_takes_no_members_and_gives_mean_and_covariance(engine_n
     assert {array.dtype for array in outputs.values()} == {np.dtype(np.float32)}
     for name, array in fused.run(frame).items():
         np.testing.assert_array_equal(array, outputs[name])
-    assert (fused.run(subject.other_frame())["mean"] != outputs["mean"]).any()
+    assert (fused.run(subject.other_frame())["output_mean"] != outputs["output_mean"]).any()
     head = subject.engine.graph("head").run(subject.boundary(frame))
-    for name in ("mean", "covariance"):
+    for name in ("output_mean", "output_covariance"):
         near(head[name], outputs[name])
     with pytest.raises(EngineError):
         fused.run(frame | {"normal_0": np.zeros((8, 1, 4), np.float32)})
@@ -194,8 +194,8 @@ def test_golden_moments_come_out(engine_name: str) -> None:
     subject = Subject(bundle, open_engine(engine_name, bundle.folder, bundle.manifest))
     for number in range(len(subject.golden["det.output"])):
         outputs = subject.engine.graph("fused").run(subject.frame(number))
-        near(outputs["mean"], subject.golden["fused.mean"][number])
-        near(outputs["covariance"], subject.golden["fused.covariance"][number])
+        near(outputs["output_mean"], subject.golden["fused.output_mean"][number])
+        near(outputs["output_covariance"], subject.golden["fused.output_covariance"][number])
         near(outputs["density"], subject.golden["density"][number])
 
 

@@ -133,11 +133,11 @@ def test_heteroscedastic_outputs_are_the_law_of_total_variance_over_draws(full: 
 def test_what_an_engine_does_not_give_is_an_engine_error() -> None:
     manifest = manifest_of("classification")
     mean, covariance = np.zeros((1, 4), np.float32), np.zeros((1, 4, 4), np.float32)
-    assert read(manifest, {"mean": mean, "covariance": covariance}).covariance.dtype == np.float64
+    assert read(manifest, {"output_mean": mean, "output_covariance": covariance}).covariance.dtype == np.float64
     for outputs, message in (
-        ({"mean": mean}, "must return covariance .* nothing of that name"),
-        ({"mean": mean[0], "covariance": covariance}, r"must return mean \(1, 4\), got \(4,\)"),
-        ({"mean": mean, "covariance": covariance[0]}, "must return covariance"),
+        ({"output_mean": mean}, "must return output_covariance .* nothing of that name"),
+        ({"output_mean": mean[0], "output_covariance": covariance}, r"must return output_mean \(1, 4\), got \(4,\)"),
+        ({"output_mean": mean, "output_covariance": covariance[0]}, "must return output_covariance"),
     ):
         with pytest.raises(EngineError, match=message):
             read(manifest, outputs)

@@ -130,8 +130,8 @@ def test_a_machine_that_draws_other_masks_is_found_out() -> None:
     ("key", "failing"),
     [
         ("det.output", {"deterministic"}),
-        ("fused.mean", {"mean", "split_mean"}),
-        ("fused.covariance", {"covariance", "split_covariance"}),
+        ("fused.output_mean", {"mean", "split_mean"}),
+        ("fused.output_covariance", {"covariance", "split_covariance"}),
         ("density", {"density", "split_density"}),
     ],
 )
@@ -147,9 +147,9 @@ def test_a_gaussian_head_s_golden_that_differs_fails_its_checks_alone(key: str, 
 def test_a_covariance_is_held_against_the_largest_variance() -> None:
     bundle = opened("tiny_gaussian")
     golden = bundle.golden()
-    largest = np.diagonal(golden["fused.covariance"], axis1=2, axis2=3).max()
+    largest = np.diagonal(golden["fused.output_covariance"], axis1=2, axis2=3).max()
     for share, passed in ((5e-6, True), (2e-5, False)):
-        moved = golden | {"fused.covariance": golden["fused.covariance"] + largest * np.float32(share)}
+        moved = golden | {"fused.output_covariance": golden["fused.output_covariance"] + largest * np.float32(share)}
         assert check(bundle, moved)["covariance"].passed is passed
 
 

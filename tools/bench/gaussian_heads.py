@@ -1,23 +1,27 @@
-"""What a Gaussian over the last layer costs, as Markdown: R(S) and overhead by network, covariance and engine.
+"""What a Gaussian over the last layer costs, as Markdown: R and overhead by network, covariance and engine.
 
-    .venv/bin/python tools/bench/gaussian_heads.py [--seconds 5] [--network NAME ...]
+    .venv/bin/python tools/bench/gaussian_heads.py [--rounds 3000] [--network NAME ...] [--bundles FOLDER]
 
-Networks are untrained and covariances are of no data: time depends on neither. What is compared runs interleaved in one
-process, 1 thread; there is no density in the graphs, for that is measured by latency.py.
+Networks are untrained and covariances are of no data: time depends on neither. The two graphs whose ratio R is run in
+turn in one process, 1 thread, and nothing between them; logit samples come after the pass, and are overhead. There is
+no density in the graphs: latency.py measures what that costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_bdl.manifest import Task
-from edge_bdl.profiling import profile
+from edge_bdl import Bundle, Runtime
+from edge_bdl.manifest import GaussianHead, Task
 from edge_bdl_export import export
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, last_layer
 from edge_bdl_train.methods.laplace import LaplacePosterior
@@ -85,27 +89,72 @@ _NETWORKS: dict[str, tuple[Any, Tensor, Task, tuple[str, ...]]] = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What a Gaussian over the last layer costs.")
-    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time per engine (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3000, help="runs of each graph (default: 3000)")
     parser.add_argument("--network", nargs="+", default=list(_NETWORKS), choices=list(_NETWORKS))
+    parser.add_argument("--bundles", type=Path, help="where bundles are kept; those that are there are measured again")
     options = parser.parse_args()
-    print("| network | covariance | engine | S | n | p50 ms | T_det ms | R(S) | overhead us |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for name in options.network:
-        build, example, task, layouts = _NETWORKS[name]
-        for layout in layouts:
-            torch.manual_seed(0)
-            posterior = _posterior(build().eval(), layout)
-            given = torch.rand(example.shape) if example.is_floating_point() else torch.randint_like(example, 256)
-            with tempfile.TemporaryDirectory() as folder:
-                bundle = Path(folder) / f"{name}.ebdl"
-                export(posterior, given, bundle, task=task)
-                report = profile(bundle, samples=_SAMPLES, seconds=options.seconds, cold_starts=0)
-            for row in report.rows:
-                print(
-                    f"| {name} | {layout} | {row.engine} | {row.samples} | {row.n} | {row.p50_ms:.3f} "
-                    f"| {row.det_p50_ms:.3f} | {row.ratio:.3f} | {row.overhead_us:.0f} |",
-                    flush=True,
-                )
+    overheads = " | ".join(f"overhead us, S = {samples}" for samples in _SAMPLES)
+    print(f"| network | covariance | MACs, covariance's share | engine | n | T_det ms | R | {overheads} |")
+    print("|---" * (7 + len(_SAMPLES)) + "|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.network:
+            for layout in _NETWORKS[name][3]:
+                bundle = _bundle(options.bundles or Path(folder), name, layout)
+                for engine in bundle.manifest.engines:
+                    print(f"| {name} | {layout} | {_row(bundle, engine, options.rounds)} |", flush=True)
+
+
+def _bundle(folder: Path, name: str, layout: str) -> Bundle:
+    out = folder / f"{name}_{layout}.ebdl"
+    if not out.is_dir():
+        build, example, task, _ = _NETWORKS[name]
+        torch.manual_seed(0)
+        posterior = _posterior(build().eval(), layout)
+        given = torch.rand(example.shape) if example.is_floating_point() else torch.randint_like(example, 256)
+        export(posterior, given, out, task=task)
+    return Bundle.open(out)
+
+
+def _row(bundle: Bundle, engine: str, rounds: int) -> str:
+    runtime, golden = Runtime.open(bundle, engine), bundle.golden()
+    frames = [{spec.name: golden[f"input.{spec.name}"][i] for spec in bundle.manifest.inputs} for i in range(3)]
+    graphs = [runtime.engine.graph("det"), runtime.engine.graph("fused")]
+    took = np.empty((rounds, 2))
+    for number in range(-rounds // 10, rounds):
+        frame = frames[number % 3]
+        for column in (0, 1) if number % 2 else (1, 0):
+            start = time.perf_counter()
+            graphs[column].run(frame)
+            took[number, column] = time.perf_counter() - start
+    det_s, fused_s = np.median(took, axis=0)
+    overheads = " | ".join(f"{_overhead_us(runtime, frames, samples):.0f}" for samples in _SAMPLES)
+    total = bundle.manifest.flops.total
+    head = bundle.manifest.gaussian
+    assert isinstance(head, GaussianHead)
+    share = _work(head.covariance, *_last(bundle)) / total
+    return f"{total:,}, {share:.1%} | {engine} | {rounds} | {det_s * 1e3:.4f} | {fused_s / det_s:.3f} | {overheads}"
+
+
+def _last(bundle: Bundle) -> tuple[int, int, bool]:
+    """Outputs, features with the bias's, and whether they are classes."""
+    manifest = bundle.manifest
+    return manifest.output.shape[1], manifest.boundary[0].shape[1] + 1, manifest.task == "classification"
+
+
+def _work(covariance: str, outputs: int, width: int, classes: bool) -> int:
+    """Multiply-accumulates of the covariance alone."""
+    if covariance == "diagonal":
+        return outputs * width
+    if covariance == "per_output":
+        return outputs * width**2
+    rows = outputs - classes
+    return rows * (rows + 1) // 2 * width**2 + (rows + outputs) * outputs * rows * width
+
+
+def _overhead_us(runtime: Runtime, frames: Sequence[dict[str, Any]], samples: int) -> float:
+    """All of a prediction but its engine's part, median over 500."""
+    predictions = [runtime.predict(frames[number % 3], samples=samples) for number in range(550)][50:]
+    return float(np.median([prediction.latency_ms - prediction.engine_ms for prediction in predictions])) * 1e3
 
 
 def _posterior(network: nn.Module, layout: str) -> GaussianHeadPosterior:

@@ -157,7 +157,7 @@ def _close(proved: EngineSubject, name: str, actual: Arrays, expected: Arrays) -
     for key, scale in scales.items():
         same = actual[key].shape == expected[key].shape
         error = equality.largest(actual[key] - expected[key]) / scale if same else np.inf
-        checks.append(at_most(proved.engine.name, name.format(key.removeprefix("fused.")), error, TOLERANCE))
+        checks.append(at_most(proved.engine.name, name.format(key.removeprefix("fused.output_")), error, TOLERANCE))
     return checks
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_bdl.engines.base import Engine
-from edge_bdl.manifest import MEMBERS_OUTPUT, Manifest
+from edge_bdl.manifest import MEAN_OUTPUT, MEMBERS_OUTPUT, Manifest
 from edge_bdl.verification import moment_scales
 from edge_bdl_export.density import FeatureDensity
 from edge_bdl_export.forms.posterior import ClosedForm, Reference
@@ -83,7 +83,7 @@ class Subject:
     def output_range(self) -> float:
         """Largest minus smallest torch output: what tolerances are stated against."""
         if self.closed is not None:
-            return moment_scales(self.manifest, self.expected_moments)["fused.mean"]
+            return moment_scales(self.manifest, self.expected_moments)[f"fused.{MEAN_OUTPUT}"]
         return float(self.expected.max() - self.expected.min()) or 1.0
 
     def member(self, index: int) -> dict[str, NDArray[np.generic]]:
