@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 
 
 class Level(enum.Enum):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.calibration import COVERAGE, interval_half_width
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import PolicySpec, Score
+from edge_bdl.policy_spec import PolicySpec, Score
 from edge_bdl_export.thresholds import FloatArray, ScoresBySamples
 
 SLOWEST_FACTOR = 0.2

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import (
+from edge_bdl.manifest import Bank
+from edge_bdl.policy import Evidence, Level, Policy
+from edge_bdl.policy_spec import (
     LONGEST_TIMEOUT_S,
-    Bank,
     PolicyConfig,
     PolicySpec,
     Reduction,
@@ -26,7 +27,6 @@ from edge_bdl.manifest import (
     Thresholds,
     ThresholdSource,
 )
-from edge_bdl.policy import Evidence, Level, Policy
 
 ScoresBySamples = Mapping[str, Mapping[int, NDArray[Any]]]
 FloatArray = NDArray[np.float64]

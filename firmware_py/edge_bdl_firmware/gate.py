@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from edge_bdl.manifest import PolicySpec
 from edge_bdl.policy import Decision, Evidence, Level, Policy, limit_command
+from edge_bdl.policy_spec import PolicySpec
 from edge_bdl_firmware.evidence import evidence_of_assessment
 from edge_bdl_firmware.messages import Assessment, Command, Human, Snapshot, Step
 

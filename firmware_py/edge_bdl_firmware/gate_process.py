@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_bdl.manifest import PolicySpec
+from edge_bdl.policy_spec import PolicySpec
 from edge_bdl_firmware.background import Background
 from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.local.channel import Outbox

@@ -10,21 +10,8 @@ import msgspec
 import pytest
 
 from edge_bdl.errors import BundleError, InputError
-from edge_bdl.manifest import (
-    Bank,
-    Calibration,
-    FileEntry,
-    Flops,
-    Manifest,
-    PolicyConfig,
-    PolicySpec,
-    Score,
-    StochasticInput,
-    TensorSpec,
-    Thresholds,
-    decode,
-    encode,
-)
+from edge_bdl.manifest import Bank, Calibration, FileEntry, Flops, Manifest, StochasticInput, TensorSpec, decode, encode
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 
 BUNDLES = sorted((Path(__file__).parents[1] / "bundles").glob("*.ebdl"))
 

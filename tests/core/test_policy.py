@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl.policy import TRANSITIONS, Decision, Evidence, Level, Policy, limit_command
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 
 TICK_S = 0.05
 EPISTEMIC = Score(

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl.policy import Decision, Evidence, Level, Policy, limit_command
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 
 SLOW, HANDOFF, SMALLEST_S = 1.0, 2.0, 4
 CONFIG = PolicyConfig()

@@ -21,12 +21,11 @@ from edge_bdl.manifest import (
     Flops,
     GaussianHead,
     Manifest,
-    PolicySpec,
     Provenance,
-    Score,
     StochasticInput,
     TensorSpec,
 )
+from edge_bdl.policy_spec import PolicySpec, Score
 from edge_bdl.runtime import Runtime
 from edge_bdl.sampling import draw_keep, draw_normal, pack
 from edge_bdl.uncertainty import decompose

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.calibration import interval_half_width, temper
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import PolicySpec, Score, Thresholds
+from edge_bdl.policy_spec import PolicySpec, Score, Thresholds
 from edge_bdl_export.calibrate import (
     fit_interval_scale,
     fit_speed_curve,

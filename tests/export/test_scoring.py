@@ -13,19 +13,8 @@ from edge_bdl import sampling
 from edge_bdl.bundle import Bundle
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError
-from edge_bdl.manifest import (
-    Bank,
-    Calibration,
-    Flops,
-    Manifest,
-    PolicySpec,
-    Provenance,
-    Score,
-    StochasticInput,
-    Task,
-    TensorSpec,
-    Thresholds,
-)
+from edge_bdl.manifest import Bank, Calibration, Flops, Manifest, Provenance, StochasticInput, Task, TensorSpec
+from edge_bdl.policy_spec import PolicySpec, Score, Thresholds
 from edge_bdl.runtime import Runtime
 from edge_bdl.uncertainty import Uncertainty
 from edge_bdl_export.calibrate import fit_speed_curve

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import Bank, PolicyConfig, PolicySpec, StochasticInput
+from edge_bdl.manifest import Bank, StochasticInput
 from edge_bdl.policy import Evidence, Level, Policy
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec
 from edge_bdl_export.thresholds import ThresholdFit, calibrated_counts, fit_thresholds, replay
 
 PERIOD_S = 0.05

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.messages import Assessment, Command, Human, Step
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from edge_bdl.bundle import Bundle
-from edge_bdl.manifest import PolicyConfig, PolicySpec
 from edge_bdl.policy import Level, Policy
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec
 from edge_bdl_firmware.evidence import evidence_of
 from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.gate_process import GateProcess

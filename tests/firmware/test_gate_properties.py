@@ -15,8 +15,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_bdl.manifest import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl.policy import Level, Policy
+from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 from edge_bdl_firmware.evidence import evidence_of
 from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.messages import Assessment, Command, Human, Snapshot, Step, decode, encode

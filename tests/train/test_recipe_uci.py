@@ -13,7 +13,7 @@ from scipy import stats
 from edge_bdl.errors import InputError
 from edge_bdl_train.data.uci import RegressionSet
 from edge_bdl_train.recipes import open_study
-from edge_bdl_train.recipes.side_by_side import NetworksSideBySide
+from edge_bdl_train.recipes.side_by_side import NetworksSideBySide, NoisyNetworksSideBySide
 from edge_bdl_train.recipes.uci import (
     CHOICES,
     PUBLISHED,
@@ -120,6 +120,24 @@ def test_networks_side_by_side_learn_what_each_would_learn_alone() -> None:
         learned = together(x)[:, number]
         assert torch.allclose(learned, network(x[:, number])[:, 0], atol=1e-5)
         assert (learned - before(x)[:, number]).abs().max() > 0.05
+
+
+def test_networks_with_their_noise_are_as_many_linear_networks_and_say_one_noise_each() -> None:
+    torch.manual_seed(0)
+    together = NoisyNetworksSideBySide(3, 4, 5)
+    with torch.no_grad():
+        together.log_variance.copy_(torch.tensor([-1.0, 0.0, 2.0]))
+    x = torch.randn(16, 3, 4)
+    answers = together(x)
+    assert torch.equal(answers[:, 3:], together.log_variance.expand(16, 3))
+    for number in range(3):
+        hidden, output = (layer.weight[..., 0].chunk(3)[number] for layer in (together.hidden, together.output))
+        bias, last = together.hidden.bias.chunk(3)[number], together.output.bias[number]
+        own = torch.relu(x[:, number] @ hidden.T + bias) @ output.T + last
+        torch.testing.assert_close(answers[:, number], own[:, 0])
+    answers[:, 1].sum().backward()
+    assert together.hidden.weight.grad.chunk(3)[1].abs().sum() > 0.0
+    assert together.hidden.weight.grad.chunk(3)[0].abs().sum() == 0.0
 
 
 def test_a_short_run_beats_the_constant_and_names_every_set_and_method(tmp_path: Path) -> None:

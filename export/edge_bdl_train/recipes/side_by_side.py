@@ -66,3 +66,31 @@ class NetworksSideBySide(nn.Module):
             plain.weight = nn.Parameter(layer.weight[number].detach().T.clone())
             plain.bias = nn.Parameter(layer.bias[number].detach().clone())
         return own
+
+
+class NoisyNetworksSideBySide(nn.Module):
+    """The same, of layers that ``bayesianize`` knows, each with its targets' noise: [N, count, inputs] -> [N, 2 count].
+
+    A convolution of one place whose channels are in groups is as many linear layers; the rows are its places. The
+    answers are all means, then all log-variances, as ``HeteroscedasticGaussian`` reads them; each network has one
+    log-variance for all rows.
+
+    Args:
+        count: how many.
+        inputs: of each.
+        hidden: units of each.
+    """
+
+    LAYERS = ("hidden", "output")
+    """Those whose weights may be random."""
+
+    def __init__(self, count: int, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(count * inputs, count * hidden, 1, groups=count)
+        self.output = nn.Conv1d(count * hidden, count, 1, groups=count)
+        self.log_variance = nn.Parameter(torch.zeros(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One answer and one log-variance per row and network."""
+        answers = self.output(torch.relu(self.hidden(x.flatten(1).T[None])))[0].T
+        return torch.cat([answers, self.log_variance.expand_as(answers)], dim=1)

@@ -23,14 +23,14 @@ from edge_bdl.errors import InputError
 from edge_bdl_train.canvas import Canvas
 from edge_bdl_train.data.uci import SETS, RegressionSet, load_uci, uci_folder
 from edge_bdl_train.fit import Data
-from edge_bdl_train.likelihoods.gaussian import Gaussian
+from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
 from edge_bdl_train.methods import dropout, ensemble, laplace, mean_field, point
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.progress import Advance, Stage, silent
-from edge_bdl_train.recipes.fitting import Contender, mlp
-from edge_bdl_train.recipes.side_by_side import NetworksSideBySide
+from edge_bdl_train.recipes.fitting import Contender
+from edge_bdl_train.recipes.side_by_side import NetworksSideBySide, NoisyNetworksSideBySide
 from edge_bdl_train.recipes.study import Figure, Study
 
 HIDDEN = 50
@@ -101,6 +101,8 @@ CHOICES: Mapping[str, tuple[float, ...]] = {
 }
 """What is chosen by the rows left out, if anything: the dropout rate; the prior's scale; the number of networks; the
 standard deviation of the noise around which Laplace's curvature is taken, in standard deviations of the target."""
+LAPLACE_PRIORS = (None, 1.0, 0.4)
+"""Standard deviations of the weights' prior among which Laplace's point estimate is chosen as well; None for none."""
 
 _PRECISIONS = torch.logspace(-1.0, 4.0, 60)
 _DIFFERS = (
@@ -216,9 +218,11 @@ class UciStudy(Study):
                 config = ensemble.Config(members=int(members), optimiser=adam)
                 yield self._side_by_side(config, method, name, learn, check, seed)[1]
         elif method == "laplace":
-            trained, _ = self._side_by_side(point.Config(optimiser=adam), "point", name, learn, check, seed)
-            for noise in CHOICES[method]:
-                yield self._laplace(trained.network, noise, learn, check, seed)
+            for scale in LAPLACE_PRIORS:
+                config = point.Config(prior=None if scale is None else GaussianPrior(scale), optimiser=adam)
+                trained, _ = self._side_by_side(config, "point", name, learn, check, seed)
+                for noise in CHOICES[method]:
+                    yield self._laplace(trained.network, noise, learn, check, seed)
         else:
             for scale in CHOICES[method]:
                 yield self._mean_field(GaussianPrior(scale), name, learn, check, seed)
@@ -250,22 +254,18 @@ class UciStudy(Study):
         return torch.stack([answers(split) for split in range(learn.x.shape[1])], -1)
 
     def _mean_field(self, prior: GaussianPrior, name: str, learn: Rows, check: Rows, seed: int) -> Tensor:
-        """One network after the other, each learning its noise as well, for that is weighed against the prior."""
-        config = mean_field.Config(prior=prior, optimiser=self._adam(name))
+        """All splits as one network, each learning its noise as well, for that is weighed against the prior."""
+        _, splits, inputs = learn.x.shape
+        config = mean_field.Config(layers=NoisyNetworksSideBySide.LAYERS, prior=prior, optimiser=self._adam(name))
         contender = Contender(label="mean_field", method="mean_field", config=config, epochs=self._epochs(name))
-
-        def answers(split: int) -> Tensor:
-            data = learn.of(split)
-            posterior = contender.fit(
-                lambda _: mlp((data[0].shape[1], HIDDEN, 1)),
-                Gaussian(1.0, learned=True),
-                data,
-                batch_size=BATCH,
-                seed=seed,
-            )
-            return self._ask(posterior, check.of(split)[0], seed)[..., 0]
-
-        return torch.stack([answers(split) for split in range(learn.x.shape[1])], -1)
+        posterior = contender.fit(
+            lambda _: NoisyNetworksSideBySide(splits, inputs, HIDDEN),
+            HeteroscedasticGaussian(),
+            (learn.x, learn.y),
+            batch_size=BATCH,
+            seed=seed,
+        )
+        return self._ask(posterior, check.x, seed)[..., :splits]
 
     def _epochs(self, name: str) -> int:
         return math.ceil(TRAINING[name].epochs / self.config.shorten)

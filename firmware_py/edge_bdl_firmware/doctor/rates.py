@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_bdl.manifest import LONGEST_TIMEOUT_S
+from edge_bdl.policy_spec import LONGEST_TIMEOUT_S
 from edge_bdl_firmware.doctor import observation as seen
 from edge_bdl_firmware.doctor.finding import Finding, fail, ok, skipped, warn
 from edge_bdl_firmware.doctor.observation import Observation, Topic

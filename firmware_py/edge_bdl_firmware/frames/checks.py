@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bdl.manifest import LONGEST_TIMEOUT_S
+from edge_bdl.policy_spec import LONGEST_TIMEOUT_S
 from edge_bdl_firmware.messages import Frame
 
 # The picture is judged by about so many of its pixels, on a regular grid.

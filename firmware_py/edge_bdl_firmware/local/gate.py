@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_bdl.bundle import Identity
 from edge_bdl.errors import InputError
-from edge_bdl.manifest import PolicySpec
+from edge_bdl.policy_spec import PolicySpec
 from edge_bdl_firmware.gate import Gate, GateConfig
 from edge_bdl_firmware.gate_process import GateProcess
 from edge_bdl_firmware.local.channel import Inbox, Outbox

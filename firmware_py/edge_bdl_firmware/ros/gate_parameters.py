@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from edge_bdl.manifest import LONGEST_RAMP_S, LONGEST_TIMEOUT_S, Manifest, PolicyConfig, PolicySpec
+from edge_bdl.manifest import Manifest
+from edge_bdl.policy_spec import LONGEST_RAMP_S, LONGEST_TIMEOUT_S, PolicyConfig, PolicySpec
 from edge_bdl_firmware.gate import GateConfig
 from edge_bdl_firmware.ros.parameters import Row, Value, rows_of, struct_of
 

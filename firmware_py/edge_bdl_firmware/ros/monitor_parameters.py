@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from edge_bdl.bundle import Bundle
 from edge_bdl.errors import InputError, MissingExtraError
-from edge_bdl.manifest import LONGEST_TIMEOUT_S
+from edge_bdl.policy_spec import LONGEST_TIMEOUT_S
 from edge_bdl.runtime import Runtime
 from edge_bdl_firmware.frames.checks import FrameChecksConfig
 from edge_bdl_firmware.messages import Frame

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_bdl.manifest import PolicySpec, Score, Thresholds
+from edge_bdl.policy_spec import PolicySpec, Score, Thresholds
 from edge_bdl_firmware.messages import Assessment, Step
 
 pytest.importorskip("rclpy", reason="needs the extra ros")

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from edge_bdl.manifest import PolicySpec
+from edge_bdl.policy_spec import PolicySpec
 from edge_bdl_firmware.messages import Assessment, Step
 from fault_campaign.base import Way, travel
 from fault_campaign.bounds import (
