@@ -266,6 +266,38 @@ def foreign() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
+def varied() -> Callable[..., nn.Module]:
+    """Builds a model whose Gaussian weights vary enough to matter, told by how their parameters' names end or begin."""
+
+    def build_varied(build: Callable[[], nn.Module], mean: str, spread: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build().eval()
+            for name, parameter in model.named_parameters():
+                if spread in name:
+                    parameter.data.uniform_(-3.0, -1.0)
+                elif mean in name:
+                    parameter.data.normal_(0.0, 0.5)
+        return model
+
+    return build_varied
+
+
+@pytest.fixture(scope="session")
+def answers() -> Callable[[nn.Module, Tensor, int], Tensor]:
+    """What a library itself samples, [n, ...]; of those that give a divergence too, the output alone."""
+
+    @torch.no_grad()
+    def sample(model: nn.Module, x: Tensor, n: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            outputs = [model(x) for _ in range(n)]
+        return torch.stack([output[0] if isinstance(output, tuple) else output for output in outputs])
+
+    return sample
+
+
+@pytest.fixture(scope="session")
 def member_outputs() -> Callable[..., Tensor]:
     """Outputs [n, ...] of a network with each member's state."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,9 @@ def layers(foreign: Callable[[str], Any]) -> Any:
     return foreign("bayesian_torch.layers")
 
 
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model with weights that vary enough to matter."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build().eval()
-        for name, parameter in model.named_parameters():
-            if "rho_" in name:
-                parameter.data.uniform_(-3.0, -1.0)
-            elif "mu_" in name:
-                parameter.data.normal_(0.0, 0.5)
-    return model
+@pytest.fixture
+def seeded(varied: Callable[..., nn.Module]) -> Callable[[Callable[[], nn.Module]], nn.Module]:
+    return partial(varied, mean="mu_", spread="rho_")
 
 
 def without_noise(model: nn.Module) -> nn.Module:
@@ -54,15 +47,6 @@ def without_noise(model: nn.Module) -> nn.Module:
 
 def frame(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-@torch.no_grad()
-def answers(model: nn.Module, x: Tensor, n: int) -> Tensor:
-    """What the library itself samples."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        outputs = [model(x) for _ in range(n)]
-    return torch.stack([output[0] if isinstance(output, tuple) else output for output in outputs])
 
 
 class Sequence(nn.Module):
@@ -79,7 +63,12 @@ class Sequence(nn.Module):
         return (output, divergence[0]) if divergence else output
 
 
-def layer(layers: Any, name: str) -> tuple[nn.Module, Tensor]:
+@pytest.fixture
+def layer(layers: Any, seeded: Callable[..., nn.Module]) -> Callable[[str], tuple[nn.Module, Tensor]]:
+    return lambda name: build_layer(layers, name, seeded)
+
+
+def build_layer(layers: Any, name: str, seeded: Callable[..., nn.Module]) -> tuple[nn.Module, Tensor]:
     kind = name.removesuffix("Flipout").removesuffix("Reparameterization")
     if kind == "Linear":
         return seeded(lambda: getattr(layers, name)(5, 3)), frame(1, 5)
@@ -97,9 +86,13 @@ NAMES = [kind + how for kind in ("Linear", *CONVOLUTIONS, "LSTM") for how in ("R
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_has_the_library_s_mean_and_moments(
-    name: str, layers: Any, member_outputs: Callable[..., Tensor], same_moments: Callable[[Tensor, Tensor], None]
+    name: str,
+    layer: Callable[[str], tuple[nn.Module, Tensor]],
+    member_outputs: Callable[..., Tensor],
+    same_moments: Callable[[Tensor, Tensor], None],
+    answers: Callable[..., Tensor],
 ):
-    model, x = layer(layers, name)
+    model, x = layer(name)
     adapter = adapt(model)
     ours = member_outputs(adapter.network, members_of(adapter, N, seed=3), x)
     same_moments(ours, answers(model, x, N))
@@ -109,7 +102,11 @@ def test_a_layer_has_the_library_s_mean_and_moments(
 
 @pytest.mark.parametrize("how", ["Reparameterization", "Flipout"])
 def test_an_lstm_s_member_is_the_library_s_lstm_with_those_weights(
-    how: str, layers: Any, member_outputs: Callable[..., Tensor]
+    how: str,
+    layers: Any,
+    member_outputs: Callable[..., Tensor],
+    seeded: Callable[..., nn.Module],
+    answers: Callable[..., Tensor],
 ):
     model, x = seeded(lambda: Sequence(getattr(layers, f"LSTM{how}")(4, 3))), frame(1, 5, 4)
     adapter = adapt(model)
@@ -122,7 +119,7 @@ def test_an_lstm_s_member_is_the_library_s_lstm_with_those_weights(
     assert any("one draw for the whole sequence" in note for note in adapter.notes)
 
 
-def test_an_lstm_that_keeps_its_divergence_returns_two(layers: Any):
+def test_an_lstm_that_keeps_its_divergence_returns_two(layers: Any, seeded: Callable[..., nn.Module]):
     model = seeded(lambda: Sequence(layers.LSTMReparameterization(4, 3), flag=True))
     assert adapt(model).network(frame(2, 3, 4)).shape == (2, 9)
 
@@ -144,7 +141,11 @@ class Pairs(nn.Module):
 
 
 def test_a_model_that_returns_divergences_gives_its_output_alone(
-    layers: Any, member_outputs: Callable[..., Tensor], same_moments: Callable[[Tensor, Tensor], None]
+    layers: Any,
+    member_outputs: Callable[..., Tensor],
+    same_moments: Callable[[Tensor, Tensor], None],
+    seeded: Callable[..., nn.Module],
+    answers: Callable[..., Tensor],
 ):
     model, x = seeded(lambda: Pairs(layers)), frame(1, 1, 4, 4)
     adapter = adapt(model)
@@ -174,7 +175,11 @@ def converted(foreign: Callable[[str], Any]) -> nn.Module:
 
 
 def test_a_converted_network_is_exported_with_its_seed_s_members(
-    converted: nn.Module, member_outputs: Callable[..., Tensor], same_moments: Callable[..., None], tmp_path: Path
+    converted: nn.Module,
+    member_outputs: Callable[..., Tensor],
+    same_moments: Callable[..., None],
+    tmp_path: Path,
+    answers: Callable[..., Tensor],
 ):
     x = frame(1, 1, 4, 4)
     with torch.random.fork_rng(devices=[]):
@@ -203,15 +208,15 @@ def test_a_layer_can_be_held_at_its_mean(converted: nn.Module):
     assert set(members_of(adapter, 2, seed=0)[0]) == {"4.layer.weight", "4.layer.bias"}
 
 
-def test_a_layer_that_is_used_twice_is_one_draw(layers: Any):
+def test_a_layer_that_is_used_twice_is_one_draw(layers: Any, seeded: Callable[..., nn.Module]):
     shared = seeded(lambda: layers.LinearReparameterization(3, 3))
     shared.dnn_to_bnn_flag = True
     member = members_of(adapt(nn.Sequential(shared, nn.Tanh(), shared)), 2, seed=0)[0]
     assert torch.equal(member["0.layer.weight"], member["2.layer.weight"])
 
 
-def test_the_model_is_not_changed(layers: Any):
-    model, x = layer(layers, "LinearReparameterization")
+def test_the_model_is_not_changed(layer: Callable[[str], tuple[nn.Module, Tensor]]):
+    model, x = layer("LinearReparameterization")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     adapter = adapt(model)
     adapter.network.load_state_dict(members_of(adapter, 2, seed=0)[0], strict=False)
@@ -227,19 +232,21 @@ def test_what_has_no_members_is_refused_by_name(layers: Any):
         adapt(model)
 
 
-def test_part_of_a_layer_cannot_be_held(layers: Any):
+def test_part_of_a_layer_cannot_be_held(layers: Any, seeded: Callable[..., nn.Module]):
     model = seeded(lambda: Sequence(layers.LSTMReparameterization(4, 3)))
     with pytest.raises(ExportError, match="deterministic names a part of a LSTMReparameterization"):
         adapt(model, deterministic=["lstm.ih"])
 
 
-def test_members_are_not_given_to_what_has_its_own(layers: Any):
-    model, _ = layer(layers, "LinearReparameterization")
+def test_members_are_not_given_to_what_has_its_own(layer: Callable[[str], tuple[nn.Module, Tensor]]):
+    model, _ = layer("LinearReparameterization")
     with pytest.raises(ExportError, match="LinearReparameterization has members of its own"):
         adapt(model, members=[{}, {}])
 
 
-def test_a_layer_with_a_forward_of_its_own_is_unknown_and_refused(layers: Any, tmp_path: Path):
+def test_a_layer_with_a_forward_of_its_own_is_unknown_and_refused(
+    layers: Any, tmp_path: Path, seeded: Callable[..., nn.Module]
+):
     class Own(layers.LinearReparameterization):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x, return_kl=False) * 2.0
@@ -252,7 +259,7 @@ def test_a_layer_with_a_forward_of_its_own_is_unknown_and_refused(layers: Any, t
 
 
 @pytest.mark.parametrize("samples", [0, 1])
-def test_one_member_is_refused(samples: int, layers: Any):
-    model, _ = layer(layers, "LinearReparameterization")
+def test_one_member_is_refused(samples: int, layer: Callable[[str], tuple[nn.Module, Tensor]]):
+    model, _ = layer("LinearReparameterization")
     with pytest.raises(ExportError, match="samples must be at least 2"):
         members_of(adapt(model), samples, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,31 +57,19 @@ for name, build, x in (
     BUILD[name] = build, x
 
 
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model with weights that vary enough to matter."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build().eval()
-        # The samplers' parameters share their memory with the layers' aliases.
-        for name, parameter in model.named_parameters():
-            if name.endswith("sampler.rho"):
-                parameter.data.uniform_(-3.0, -1.0)
-            elif name.endswith("sampler.mu"):
-                parameter.data.normal_(0.0, 0.5)
-    return model
-
-
-@torch.no_grad()
-def answers(model: nn.Module, x: Tensor, n: int) -> Tensor:
-    """What the library itself samples."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        return torch.stack([model(x) for _ in range(n)])
+@pytest.fixture
+def seeded(varied: Callable[..., nn.Module]) -> Callable[[Callable[[], nn.Module]], nn.Module]:
+    return partial(varied, mean="sampler.mu", spread="sampler.rho")
 
 
 @pytest.mark.parametrize("name", BUILD)
 def test_a_layer_has_the_library_s_mean_and_moments(
-    name: str, modules: Any, member_outputs: Callable[..., Tensor], same_moments: Callable[[Tensor, Tensor], None]
+    name: str,
+    modules: Any,
+    member_outputs: Callable[..., Tensor],
+    same_moments: Callable[[Tensor, Tensor], None],
+    seeded: Callable[..., nn.Module],
+    answers: Callable[..., Tensor],
 ):
     build, x = BUILD[name]
     model = seeded(lambda: build(modules))
@@ -101,7 +90,7 @@ def net(modules: Any) -> nn.Module:
     )  # fmt: skip
 
 
-def test_a_copy_that_was_trained_further_is_taken_by_its_samplers(modules: Any):
+def test_a_copy_that_was_trained_further_is_taken_by_its_samplers(modules: Any, seeded: Callable[..., nn.Module]):
     model = copy.deepcopy(seeded(lambda: net(modules)))
     with torch.no_grad():
         model[5].weight_sampler.mu.add_(1.0)
@@ -109,7 +98,9 @@ def test_a_copy_that_was_trained_further_is_taken_by_its_samplers(modules: Any):
     assert torch.equal(adapt(model).network[5].weight, model[5].weight_sampler.mu)
 
 
-def test_a_model_just_trained_is_exported_though_its_layers_keep_their_last_draw(modules: Any, tmp_path: Path):
+def test_a_model_just_trained_is_exported_though_its_layers_keep_their_last_draw(
+    modules: Any, tmp_path: Path, seeded: Callable[..., nn.Module]
+):
     model, x = seeded(lambda: net(modules)), torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(5))
     with torch.random.fork_rng(devices=[]):
         model(x).sum().backward()
@@ -121,7 +112,7 @@ def test_a_model_just_trained_is_exported_though_its_layers_keep_their_last_draw
     assert manifest.flops.deterministic_share > 0.0
 
 
-def test_a_frozen_layer_is_deterministic(modules: Any):
+def test_a_frozen_layer_is_deterministic(modules: Any, seeded: Callable[..., nn.Module]):
     model = seeded(lambda: net(modules))
     model[2].freeze = True
     adapter = adapt(model)

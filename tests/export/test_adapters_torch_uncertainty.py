@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +43,9 @@ def layers(library: Callable[[str], Any]) -> Any:
     return library("layers")
 
 
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model with weights that vary enough to matter."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build().eval()
-        for name, parameter in model.named_parameters():
-            if name.endswith("_sigma"):
-                parameter.data.uniform_(-3.0, -1.0)
-            elif name.endswith("_mu"):
-                parameter.data.normal_(0.0, 0.5)
-    return model
-
-
-@torch.no_grad()
-def answers(model: nn.Module, x: Tensor, n: int) -> Tensor:
-    """What the library itself samples."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        return torch.stack([model(x) for _ in range(n)])
+@pytest.fixture
+def seeded(varied: Callable[..., nn.Module]) -> Callable[[Callable[[], nn.Module]], nn.Module]:
+    return partial(varied, mean="_mu", spread="_sigma")
 
 
 BAYESIAN: dict[str, tuple[Callable[[Any], nn.Module], Tensor]] = {
@@ -74,7 +59,12 @@ BAYESIAN: dict[str, tuple[Callable[[Any], nn.Module], Tensor]] = {
 
 @pytest.mark.parametrize("name", BAYESIAN)
 def test_a_layer_has_the_library_s_mean_and_moments(
-    name: str, layers: Any, member_outputs: Callable[..., Tensor], same_moments: Callable[[Tensor, Tensor], None]
+    name: str,
+    layers: Any,
+    member_outputs: Callable[..., Tensor],
+    same_moments: Callable[[Tensor, Tensor], None],
+    seeded: Callable[..., nn.Module],
+    answers: Callable[..., Tensor],
 ):
     build, x = BAYESIAN[name]
     model = seeded(lambda: build(layers))
@@ -87,7 +77,9 @@ def test_a_layer_has_the_library_s_mean_and_moments(
     assert adapt(model).size == 0
 
 
-def test_a_wrapped_bayesian_network_is_exported(layers: Any, library: Callable[[str], Any], tmp_path: Path):
+def test_a_wrapped_bayesian_network_is_exported(
+    layers: Any, library: Callable[[str], Any], tmp_path: Path, seeded: Callable[..., nn.Module]
+):
     core = nn.Sequential(
         nn.Conv2d(12, 4, 3), nn.ReLU(), layers.BayesConv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), layers.BayesLinear(12, 2)
     )
@@ -123,7 +115,10 @@ def batched(layers: Any) -> nn.Module:
 
 @pytest.mark.parametrize("build", [masked, batched])
 def test_each_member_is_one_of_the_estimators(
-    build: Callable[[Any], nn.Module], layers: Any, member_outputs: Callable[..., Tensor]
+    build: Callable[[Any], nn.Module],
+    layers: Any,
+    member_outputs: Callable[..., Tensor],
+    seeded: Callable[..., nn.Module],
 ):
     model = seeded(lambda: build(layers))
     adapter = adapt(model)
@@ -137,7 +132,7 @@ def test_each_member_is_one_of_the_estimators(
 
 
 def test_a_wrapper_that_repeats_the_input_is_put_aside(
-    layers: Any, library: Callable[[str], Any], member_outputs: Callable[..., Tensor]
+    layers: Any, library: Callable[[str], Any], member_outputs: Callable[..., Tensor], seeded: Callable[..., nn.Module]
 ):
     model = seeded(lambda: library("methods").batch_ensemble(batched(layers), 4))
     adapter = adapt(model)
@@ -146,7 +141,7 @@ def test_a_wrapper_that_repeats_the_input_is_put_aside(
 
 
 def test_a_network_that_repeats_its_input_does_so_once(
-    library: Callable[[str], Any], layers: Any, member_outputs: Callable[..., Tensor]
+    library: Callable[[str], Any], layers: Any, member_outputs: Callable[..., Tensor], seeded: Callable[..., nn.Module]
 ):
     class Repeating(nn.Module):
         """As the library's own masked networks are written."""
@@ -165,14 +160,16 @@ def test_a_network_that_repeats_its_input_does_so_once(
     torch.testing.assert_close(ours[:, 0], model(X), rtol=1e-5, atol=1e-6)
 
 
-def test_masksembles_are_exported(layers: Any, tmp_path: Path):
+def test_masksembles_are_exported(layers: Any, tmp_path: Path, seeded: Callable[..., nn.Module]):
     model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 12), layers.MaskedLinear(12, 3, 4, 2.0)))
     manifest = export(model, X, tmp_path / "masked.ebdl", task="classification", formats=("onnx",))
     assert manifest.bank.members == 4
     assert [(item.source, item.shape) for item in manifest.bank.inputs] == [("2.before", (1, 12))]
 
 
-def test_a_deep_ensemble_s_models_are_its_members(library: Callable[[str], Any], member_outputs: Callable[..., Tensor]):
+def test_a_deep_ensemble_s_models_are_its_members(
+    library: Callable[[str], Any], member_outputs: Callable[..., Tensor], seeded: Callable[..., nn.Module]
+):
     def core() -> nn.Module:
         return nn.Sequential(nn.Conv2d(12, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
 
@@ -197,7 +194,12 @@ def dropping() -> nn.Module:
 @pytest.mark.parametrize("on_batch", [True, False])
 @pytest.mark.parametrize("last_layer", [True, False])
 def test_mc_dropout_is_the_core_s_dropout(
-    last_layer: bool, on_batch: bool, library: Callable[[str], Any], same_moments: Callable[[Tensor, Tensor], None]
+    last_layer: bool,
+    on_batch: bool,
+    library: Callable[[str], Any],
+    same_moments: Callable[[Tensor, Tensor], None],
+    seeded: Callable[..., nn.Module],
+    answers: Callable[..., Tensor],
 ):
     mc_dropout = library("methods").mc_dropout
     model = seeded(lambda: mc_dropout(dropping(), N, last_layer=last_layer, on_batch=on_batch))
@@ -207,7 +209,9 @@ def test_mc_dropout_is_the_core_s_dropout(
     same_moments(answers(own_dropout(adapter.network, []), X, N), theirs)
 
 
-def test_mc_dropout_in_the_last_layer_leaves_the_others_out(library: Callable[[str], Any]):
+def test_mc_dropout_in_the_last_layer_leaves_the_others_out(
+    library: Callable[[str], Any], seeded: Callable[..., nn.Module]
+):
     model = seeded(lambda: library("methods").mc_dropout(dropping(), 8, last_layer=True))
     assert list(find_dropout(adapt(model).network)) == ["core_model.5"]
 

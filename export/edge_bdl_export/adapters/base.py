@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from edge_bdl.errors import UnsupportedModelError
 Member = Mapping[str, Tensor]
 
 
-class Adapter:
+class Adapter(ABC):
     """A stochastic model of another library, in the parts that an export takes.
 
     A subclass sets ``network`` when it is built, and gives ``sample``. The first adapter that recognises a model adapts
@@ -34,12 +35,12 @@ class Adapter:
     size: int | None = None
     notes: tuple[str, ...] = ()
 
+    @abstractmethod
     def sample(self, generator: torch.Generator, n: int) -> list[Member]:
         """Draws ``n`` members, or gives the ``n`` that there are: state dicts of what differs between them.
 
         Whatever else draws from torch's global generator meanwhile is seeded from ``generator`` too.
         """
-        raise NotImplementedError
 
 
 def qualified(cls: type) -> str:
