@@ -35,6 +35,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def test_a_map_of_classes_is_as_likely_as_its_positions_together():
+    outputs, targets = normal(2, 3, 4, 5, 6), torch.arange(60).reshape(3, 4, 5) % 6
+    positions = torch.distributions.Categorical(logits=outputs).log_prob(targets)
+    torch.testing.assert_close(Categorical(6).log_prob(outputs, targets), positions.sum((-2, -1)))
+
+
 @EVERY
 def test_it_integrates_to_one_and_has_the_moments_that_it_states(likelihood: RegressionLikelihood) -> None:
     outputs = normal(1, likelihood.outputs)
