@@ -17,6 +17,7 @@ from edge_bdl_train.layers.conv_transpose import VariationalConvTranspose
 from edge_bdl_train.layers.embedding import VariationalEmbedding
 from edge_bdl_train.layers.linear import VariationalLinear
 from edge_bdl_train.layers.recurrent import VariationalRecurrent
+from edge_bdl_train.layers.weight import Proportional
 from edge_bdl_train.priors.base import Prior
 from edge_bdl_train.priors.gaussian import Gaussian
 
@@ -50,8 +51,9 @@ def bayesianize(model: nn.Module, method: str, layers: Layers = "all", **options
         method: ``mean_field`` makes layers variational: their parameter ``weight`` becomes ``weight.mean`` and
             ``weight.rho``. ``dropout`` puts a dropout module, named ``dropout_before``, in front of layers.
         layers: ``all`` that have parameters but normalisation layers, the last so many of them, or their names.
-        options: of ``mean_field``: ``prior`` (N(0, 1)), ``sigma`` (0.05, every weight's initial standard deviation) and
-            ``estimator`` (``reparametrisation``). Of ``dropout``: ``rate`` (0.1).
+        options: of ``mean_field``: ``prior`` (N(0, 1)), ``sigma`` (0.05, every weight's initial standard deviation; or
+            ``Proportional``, one that follows from the weight) and ``estimator`` (``reparametrisation``). Of
+            ``dropout``: ``rate`` (0.1).
 
     Raises:
         InputError: a layer cannot be converted or is not there, or an option or the method is not known.
@@ -68,7 +70,7 @@ def _variational(
     known: Sequence[type[nn.Module]],
     *,
     prior: Prior | None = None,
-    sigma: float = 0.05,
+    sigma: float | Proportional = 0.05,
     estimator: Estimator = "reparametrisation",
 ) -> nn.Module:
     prior = Gaussian(1.0) if prior is None else prior

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from edge_bdl.errors import InputError
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.priors.base import log_prior
 from edge_bdl_train.progress import Advance
 from edge_bdl_train.randomness import lent
 
@@ -59,7 +61,14 @@ class Batches:
 
 
 class Trainee(ABC):
-    """A network on its way to a posterior."""
+    """A network on its way to a posterior.
+
+    Attributes:
+        n_data: examples in the training set, for all of which the prior counts once. Where they arrive while training
+            goes on, set it before a step to how many there are by then.
+    """
+
+    n_data: int
 
     @property
     def parts(self) -> Sequence[Trainee]:
@@ -89,7 +98,7 @@ class GradientTrainee(Trainee):
     Args:
         network: is trained in place: give it a copy.
         likelihood: of the targets, given the network's outputs. If it has parameters, they are learned too.
-        optimiser: how to step.
+        config: the method's; its ``optimiser`` says how to step.
         generator: draws all that is random in a step.
         n_data: examples in the training set.
     """
@@ -98,15 +107,16 @@ class GradientTrainee(Trainee):
         self,
         network: nn.Module,
         likelihood: Likelihood,
-        optimiser: Optimiser,
+        config: Any,
         *,
-        generator: torch.Generator,
         n_data: int,
+        generator: torch.Generator,
     ) -> None:
         if n_data < 1:
             raise InputError(f"n_data, the training set's size, must be at least 1, got {n_data}")
         self.network = network.train()
         self.likelihood = likelihood
+        self.config = config
         self.n_data = n_data
         self._generator = generator
         learned = [*network.parameters()]
@@ -118,6 +128,7 @@ class GradientTrainee(Trainee):
                 f"nothing of {type(network).__name__} can be learned: none of its parameters takes gradients; "
                 "call requires_grad_(True) on what shall be trained"
             )
+        optimiser: Optimiser = config.optimiser
         self._optimiser = optimiser.build(self._parameters)
         self._schedule = torch.optim.lr_scheduler.ExponentialLR(self._optimiser, optimiser.decay)
         self._clip_norm = optimiser.clip_norm
@@ -145,6 +156,51 @@ class GradientTrainee(Trainee):
     def end_epoch(self, epoch: int) -> None:
         """Lowers the learning rate."""
         self._schedule.step()
+
+
+class PriorTrainee(GradientTrainee):
+    """A trainee of plain weights, which the ``prior`` of its config speaks of."""
+
+    def penalty(self) -> Tensor:
+        """The negative log-density of the weights under the prior."""
+        return -log_prior(self.config.prior, self.network)
+
+
+class TraineesApart(Trainee):
+    """Trainees that know nothing of each other.
+
+    Args:
+        parts: at least one.
+        config: the method's.
+    """
+
+    def __init__(self, parts: Sequence[Trainee], config: Any) -> None:
+        self._parts = parts
+        self.config = config
+
+    @property
+    def n_data(self) -> int:
+        """Of each."""
+        return self._parts[0].n_data
+
+    @n_data.setter
+    def n_data(self, n_data: int) -> None:
+        for part in self._parts:
+            part.n_data = n_data
+
+    @property
+    def parts(self) -> Sequence[Trainee]:
+        """All of them."""
+        return self._parts
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """One step of each on the same minibatch, for who has a loop of their own; returns their mean loss."""
+        return sum(part.step(x, y) for part in self._parts) / len(self._parts)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Tells each."""
+        for part in self._parts:
+            part.end_epoch(epoch)
 
 
 def fit(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edge_bdl.errors import InputError
 from edge_bdl_train.frames import LabelledFrames
 from edge_bdl_train.progress import Advance
+from edge_bdl_train.randomness import lent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,8 @@ def imitate(
     steps = steps_of(train, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     model.train()
-    # Dropout knows only torch's global generator: seed that from ours, and give it back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    # Dropout knows only torch's global generator.
+    with lent(generator):
         for _ in range(config.epochs):
             total = 0.0
             for batch in torch.randperm(len(train), generator=generator).split(config.batch_size):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.named_tensors import differences, not_finite
 
 Member = Mapping[str, Tensor]
 
@@ -70,6 +71,14 @@ class Posterior(ABC):
             InputError: it does not fit this posterior; nothing was changed.
         """
 
+    def _network_state(self) -> dict[str, Tensor]:
+        """The network's own state, by the names that it has in that of a posterior which holds more."""
+        return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+
+    def _load_network(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what ``_network_state`` gave."""
+        self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
+
     def run(self, x: Tensor, member: Member) -> Tensor:
         """One member's raw outputs [N, *output] for inputs [N, ...]; the same member for all rows."""
         return torch.func.functional_call(self.network, dict(member), (x,))
@@ -112,15 +121,6 @@ def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], what:
     Raises:
         InputError: it does not fit; all differences are named.
     """
-    differences = [
-        *(f"{name} is missing" for name in sorted(wanted.keys() - state.keys())),
-        *(f"{name} is not known" for name in sorted(state.keys() - wanted.keys())),
-        *(
-            f"{name} is {state[name].dtype} {list(state[name].shape)}, expected {want.dtype} {list(want.shape)}"
-            for name, want in sorted(wanted.items())
-            if name in state and (state[name].shape != want.shape or state[name].dtype != want.dtype)
-        ),
-        *(f"{name} is not finite" for name, tensor in sorted(state.items()) if not torch.isfinite(tensor).all()),
-    ]
-    if differences:
-        raise InputError(f"the state does not fit {what}: {'; '.join(differences)}")
+    wrong = differences(wanted, state, "is not known") + [f"{name} is not finite" for name in not_finite(state)]
+    if wrong:
+        raise InputError(f"the state does not fit {what}: {'; '.join(wrong)}")

@@ -1,7 +1,4 @@
-"""A fitted posterior in a file: safetensors, with its kind and how it was made as JSON in the header.
-
-Nothing in it is pickled. A file is written beside its place, read back, and renamed into it.
-"""
+"""A fitted posterior in a file, with its kind and how it was made in its header."""
 
 from __future__ import annotations
 
@@ -10,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.checkpoint import CheckpointError, write_whole
+from edge_bdl_train.checkpoint import Origin
 from edge_bdl_train.methods import METHODS, open_posterior
 from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.tensor_file import CheckpointError, TensorFile
 
 FORMAT_VERSION = 1
-_METADATA_KEY = "edge_bdl_posterior"
 
 
 class PosteriorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +26,7 @@ class PosteriorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         settings: how it was made, as JSON values.
         network: class name of its network.
         shapes: of the network's parameters and buffers, by name.
+        origin: how to build the network again; None where no recipe built it.
         format_version: of this format.
     """
 
@@ -38,36 +34,45 @@ class PosteriorInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     settings: dict[str, Any]
     network: str
     shapes: dict[str, tuple[int, ...]]
+    origin: Origin | None = None
     format_version: int = FORMAT_VERSION
 
 
-def save_posterior(path: Path | str, posterior: Posterior) -> None:
+_FILE = TensorFile(
+    what="posterior",
+    key="edge_bdl_posterior",
+    info=PosteriorInfo,
+    version=FORMAT_VERSION,
+    made_by="save_posterior",
+    remedy="fit it again",
+)
+
+
+def save_posterior(path: Path | str, posterior: Posterior, *, origin: Origin | None = None) -> None:
     """Writes a posterior; an existing file is replaced only when the new one is whole.
+
+    Args:
+        path: where to.
+        posterior: what to write.
+        origin: of its network, ``Recipe.origin`` or the ``origin`` of a checkpoint's info: with it the file can be
+            opened by who does not know how the network was built.
 
     Raises:
         CheckpointError: a value is not finite, or the file cannot be written.
     """
-    path = Path(path)
     info = PosteriorInfo(
         kind=posterior.kind,
         settings=posterior.settings,
         network=type(posterior.network).__name__,
         shapes=_shapes(posterior.network),
+        origin=origin,
     )
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in posterior.state_dict().items()}
-    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
-    if broken:
-        raise CheckpointError(f"the posterior for {path} is not finite in {', '.join(broken)}: fit it again")
-    write_whole(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: msgspec.json.encode(info).decode()}))
+    _FILE.write(Path(path), posterior.state_dict(), info)
 
 
 def is_posterior_file(path: Path | str) -> bool:
     """Whether a file says that it is a posterior; whether it is a whole one, reading it tells."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return _METADATA_KEY in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, ValueError):
-        return False
+    return _FILE.claims(Path(path))
 
 
 def read_posterior_info(path: Path | str) -> PosteriorInfo:
@@ -113,22 +118,7 @@ def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _read(path: Path) -> tuple[PosteriorInfo, dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no posterior {path}: save_posterior writes one")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): fit it again") from error
-    if _METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path} is no edge-bdl posterior: its header has no {_METADATA_KEY!r}")
-    try:
-        info = msgspec.json.decode(metadata[_METADATA_KEY], type=PosteriorInfo)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise CheckpointError(f"the header of {path} cannot be read ({error}): fit it again") from error
-    if info.format_version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {info.format_version}, expected {FORMAT_VERSION}")
+    info, tensors = _FILE.read(path)
     if info.kind not in METHODS:
         raise CheckpointError(f"{path} is a posterior of kind {info.kind!r}, expected one of {', '.join(METHODS)}")
     return info, tensors

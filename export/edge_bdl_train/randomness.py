@@ -11,7 +11,13 @@ import torch
 @contextmanager
 def lent(generator: torch.Generator) -> Iterator[None]:
     """Torch's global generators, seeded from ours; afterwards they are as they were."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    with from_seed(int(torch.randint(2**62, (), generator=generator))):
+        yield
+
+
+@contextmanager
+def from_seed(seed: int) -> Iterator[None]:
+    """Torch's global generators, seeded; afterwards they are as they were."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         # As torch.manual_seed, which until CUDA is in use keeps a printed stack of every call: 0.8 ms, and a leak.

@@ -19,9 +19,11 @@ from torch import nn
 
 from edge_bdl import cli
 from edge_bdl.errors import InputError
+from edge_bdl_train.checkpoint import read_info
 from edge_bdl_train.evaluation.judge import as_posterior, judge
 from edge_bdl_train.held_out import HeldOut
 from edge_bdl_train.methods.ensemble import EnsemblePosterior
+from edge_bdl_train.methods.point import PointPosterior
 from edge_bdl_train.posterior_file import save_posterior
 from edge_bdl_train.recipes.base import Recipe
 from edge_bdl_train.recipes.carracing import OUTSIDERS, SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
@@ -74,6 +76,21 @@ def test_a_checkpoint_and_its_posterior_are_judged_alike(tmp_path: Path, capsys:
 
 
 @pytest.mark.usefixtures("short")
+def test_a_file_names_its_recipe_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
+    path = tmp_path / "posterior.safetensors"
+    save_posterior(path, PointPosterior(network, {}), origin=read_info(SHIPPED_CHECKPOINT).origin)
+    for file, kind, members in ((SHIPPED_CHECKPOINT, "dropout", 2), (path, "point", 2)):
+        result = answer([str(file), "--quick", "--json", "--samples", "2"], capsys)
+        assert (result["recipe"], result["kind"], result["members"]) == ("carracing", kind, members)
+    # Of one point there is nothing to draw: a single member is enough.
+    assert answer([str(path), "--quick", "--json"], capsys)["members"] == 1
+    save_posterior(path, PointPosterior(network, {}))
+    assert cli.main(["evaluate", str(path), "--quick"]) == 2
+    assert "does not say which recipe built its network" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short")
 def test_a_posterior_of_few_members_gives_them_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = CarRacingRecipe().load(SHIPPED_CHECKPOINT)
     other = {name: tensor * 1.01 for name, tensor in network.state_dict().items()}
@@ -109,8 +126,8 @@ def test_text_has_the_table_and_names_the_plots(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: CHECKPOINT, --recipe"),
-        (["x.safetensors"], "required: --recipe"),
+        ([], "the following arguments are required: CHECKPOINT"),
+        (["x.safetensors"], "there is no checkpoint x.safetensors"),
         (["x.safetensors", "--recipe", "boat"], "invalid choice: 'boat'"),
         (["x.safetensors", "--recipe", "carracing"], "there is no checkpoint x.safetensors"),
         ([str(SHIPPED_CHECKPOINT), "--recipe", "rc_car"], "is a checkpoint of recipe 'carracing', expected 'rc_car'"),

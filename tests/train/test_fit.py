@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,23 +14,16 @@ from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Batches, Data, Trainee, fit, steps_of
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian
-from edge_bdl_train.methods import point
+from edge_bdl_train.methods import ensemble, point
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 
 X = torch.arange(10.0)[:, None]
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def _same_initial_weights() -> Iterator[None]:
-    """Networks that a test makes start the same way every time, and the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 class Recorder(Trainee):
@@ -170,3 +163,20 @@ def test_a_network_of_which_nothing_can_be_learned_is_refused() -> None:
     frozen = nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(InputError, match="none of its parameters takes gradients"):
         point.build(frozen, Gaussian(1.0), point.Config(), n_data=1, generator=seeded(0))
+
+
+def test_the_prior_counts_once_for_as_many_examples_as_there_are_by_now() -> None:
+    prior, likelihood = GaussianPrior(1.0), Gaussian(1.0)
+    trainees = [
+        point.build(nn.Linear(1, 1), likelihood, point.Config(prior=prior), n_data=1, generator=seeded(0)),
+        ensemble.build(
+            nn.Linear(1, 1), likelihood, ensemble.Config(prior=prior, members=3), n_data=1, generator=seeded(0)
+        ),
+    ]
+    for trainee in trainees:
+        assert trainee.n_data == 1
+        trainee.n_data = 10
+        for part in trainee.parts:
+            assert isinstance(part, point.PointTrainee)
+            data_term = likelihood.loss(part.network(X), X).mean()
+            torch.testing.assert_close(part.loss(X, X), data_term + part.penalty() / 10.0)

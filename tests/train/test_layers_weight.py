@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.layers.weight import GaussianWeight, inverse_softplus
+from edge_bdl_train.layers.weight import GaussianWeight, Proportional, inverse_softplus, rho_of
 from edge_bdl_train.priors.gaussian import Gaussian
 from edge_bdl_train.priors.laplace import Laplace
 from edge_bdl_train.priors.mixture import ScaleMixture
@@ -79,6 +79,29 @@ def test_sigma_is_what_was_asked_for(sigma: float) -> None:
     rho = torch.tensor(inverse_softplus(sigma), dtype=torch.float64)
     # torch's softplus leaves out what is below exp(-20).
     assert functional.softplus(rho).item() == pytest.approx(sigma, rel=3e-9)
+
+
+def test_rho_is_found_entry_by_entry_and_for_a_sigma_of_0() -> None:
+    sigma = torch.tensor([0.0, 1e-9, 0.05, 3.0, 100.0], dtype=torch.float64)
+    torch.testing.assert_close(functional.softplus(rho_of(sigma)), sigma, rtol=3e-9, atol=0.0)
+    assert rho_of(sigma).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigma_may_be_a_share_of_each_weight(dtype: torch.dtype) -> None:
+    mean = torch.tensor([[1.0, -2.0], [0.0, 1e-4]], dtype=dtype)
+    weight = GaussianWeight(mean, Gaussian(1.0, mean), Proportional(0.1))
+    smallest = 0.1 * 0.01 * 3.0001 / 4  # of the mean size
+    torch.testing.assert_close(weight.sigma, torch.tensor([[0.1, 0.2], [smallest, smallest]], dtype=dtype))
+    assert (weight.rho.dtype, weight.rho.requires_grad) == (dtype, True)
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="weights that are all 0"):
+        GaussianWeight(torch.zeros(3), Gaussian(), Proportional(0.1))
+    for delta in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(InputError, match="delta"):
+            Proportional(delta)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

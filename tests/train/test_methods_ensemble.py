@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,14 +22,6 @@ CONFIG = ensemble.Config(members=3, optimiser=Optimiser(learning_rate=1e-2))
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def _same_initial_weights() -> Iterator[None]:
-    """Networks that a test makes start the same way every time, and the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def network() -> nn.Module:

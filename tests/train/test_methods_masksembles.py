@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,14 +18,6 @@ from edge_bdl_train.optimiser import Optimiser
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def _same_initial_weights() -> Iterator[None]:
-    """Networks that a test makes start the same way every time, and the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize(("features", "members", "scale"), [(64, 4, 2.0), (100, 8, 3.0), (10, 2, 1.5), (7, 3, 1.0)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,23 +12,17 @@ from edge_bdl.errors import InputError
 from edge_bdl_train.fit import fit
 from edge_bdl_train.kl_schedules import Constant, KlSchedule
 from edge_bdl_train.layers.base import total_kl
+from edge_bdl_train.layers.weight import Proportional
 from edge_bdl_train.likelihoods.gaussian import Gaussian
 from edge_bdl_train.methods import mean_field
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 from edge_bdl_train.priors.mixture import ScaleMixture
+from edge_bdl_train.priors.structured import informed
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def _same_initial_weights() -> Iterator[None]:
-    """Networks that a test makes start the same way every time, and the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def line(n: int = 40) -> tuple[Tensor, Tensor]:
@@ -167,3 +160,14 @@ def test_a_recurrent_networks_members_do_not_stay_in_the_network() -> None:
     first, second = posterior.predict(x, 2, seeded(2))
     assert not torch.allclose(first, second, atol=1e-2)
     assert torch.equal(posterior.network(x), before)
+
+
+def test_it_can_start_from_a_pretrained_network_with_a_share_of_its_weights_as_sigma() -> None:
+    pretrained = nn.Linear(3, 2)
+    config = mean_field.Config(prior=informed(pretrained, scale=1.0), sigma=Proportional(0.1))
+    posterior = mean_field.build(pretrained, Gaussian(1.0), config, n_data=4, generator=seeded(0)).posterior([])
+    for name, weight in pretrained.named_parameters():
+        assert torch.equal(posterior.mean()[name], weight)
+        size = weight.detach().abs()
+        torch.testing.assert_close(posterior.sigmas[name], 0.1 * size.clamp(min=0.01 * float(size.mean())))
+    assert posterior.settings["sigma"] == {"class": "Proportional", "delta": 0.1}

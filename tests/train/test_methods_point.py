@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
@@ -17,14 +15,6 @@ from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True)
-def _same_initial_weights() -> Iterator[None]:
-    """Networks that a test makes start the same way every time, and the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def network() -> nn.Module:
@@ -52,6 +42,13 @@ def test_map_under_a_gaussian_is_sgd_with_weight_decay_step_for_step(momentum: f
             sgd.step()
             for ours, theirs in zip(trainee.network.parameters(), plain.parameters(), strict=True):
                 assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_there_is_one_member_as_often_as_it_is_asked_for() -> None:
+    posterior = point.PointPosterior(network(), {})
+    assert posterior.size == 1
+    first, second = posterior.sample(seeded(0), 2)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_most_probable_weights_of_a_line_are_ridge_regression() -> None:

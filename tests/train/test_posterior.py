@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.checkpoint import CheckpointError
+from edge_bdl_train.checkpoint import CheckpointError, Origin
 from edge_bdl_train.fit import fit
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.methods import METHODS, open_method, open_posterior, swag
@@ -118,7 +118,8 @@ def test_a_prediction_is_every_member_on_the_whole_batch(posterior: Posterior) -
 def test_no_member_and_more_than_there_are_are_refused(posterior: Posterior) -> None:
     with pytest.raises(InputError, match="at least 1 member, got n=0"):
         posterior.sample(seeded(0), 0)
-    if posterior.size is not None:
+    # There is one point, as often as it is asked for.
+    if posterior.size is not None and posterior.kind != "point":
         with pytest.raises(InputError, match=f"has {posterior.size} members"):
             posterior.predict(data()[0], posterior.size + 1, seeded(0))
 
@@ -165,7 +166,15 @@ def test_a_file_says_what_it_is(posterior: Posterior, path: Path) -> None:
     info = read_posterior_info(path)
     assert (info.kind, info.network) == (posterior.kind, "Sequential")
     assert info.shapes["4.weight"] == (3, 8)
+    assert info.origin is None
     assert info.settings == json.loads(json.dumps(posterior.settings))
+
+
+def test_a_file_may_say_how_its_network_is_built(path: Path) -> None:
+    origin = Origin(recipe="toy", arguments={"hidden": [8], "rate": None}, seed=3)
+    save_posterior(path, fitted("point"), origin=origin)
+    assert read_posterior_info(path).origin == origin
+    assert load_posterior(path, network()).kind == "point"
 
 
 def test_another_networks_posterior_is_refused_by_name(posterior: Posterior, path: Path) -> None:
@@ -222,6 +231,7 @@ def test_values_that_are_not_finite_are_not_written(posterior: Posterior, path: 
         ({"format_version": 2}, "format version 2, expected 1"),
         ({"surprise": 1}, "header .* cannot be read"),
         ({"settings": 3}, "header .* cannot be read"),
+        ({"origin": {"recipe": "toy"}}, "header .* cannot be read"),
     ],
 )
 def test_a_header_that_says_something_else_is_refused(path: Path, changes: dict[str, Any], message: str) -> None:

@@ -60,6 +60,15 @@ def test_the_papers_narrowest_mixture_keeps_its_logarithm_far_out() -> None:
     assert density.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("prior", [ScaleMixture(), ScaleMixture(1.5, 0.6, 0.25), ScaleMixture(1.0, 0.9, 0.99)])
+def test_the_gradient_of_a_mixture_is_torchs_near_and_far(prior: ScaleMixture) -> None:
+    ours = torch.tensor([0.0, 1e-3, 0.01, 0.02, 0.5, -3.0, 30.0], dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    prior.log_prob(ours).backward()
+    mixture(prior.wide, prior.narrow, prior.share).log_prob(theirs).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("prior", [Gaussian(0.3, -0.7), Gaussian(SCALE, MEAN)])
 def test_kl_to_a_gaussian_is_torchs(prior: Gaussian) -> None:
     mean, sigma = normal(3, 4), SCALE.flip(0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.data.breast_cancer import load_breast_cancer
 from edge_bdl_train.recipes.referral import Judged, ReferralConfig, ReferralStudy
 
 pytest.importorskip("sklearn")
@@ -18,6 +21,18 @@ def test_referral_takes_the_least_certain_away() -> None:
     assert judged.error() == pytest.approx(40.0)
     assert judged.error(0.2) == pytest.approx(25.0)
     assert judged.error(0.6) == pytest.approx(0.0)
+
+
+def test_the_uncertainty_is_the_entropy_of_the_members_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
+    study = ReferralStudy(ReferralConfig(folds=2))
+    monkeypatch.setattr(
+        study, "_answers", lambda label, data, train, test, *rest: answers[:, None].repeat(1, len(test), 1)
+    )
+    data = load_breast_cancer()
+    judged = study.judge("point", data, seed=0)
+    np.testing.assert_allclose(judged.uncertainty, -0.6 * math.log(0.6) - 0.4 * math.log(0.4))
+    assert np.array_equal(judged.wrong, data.labels != 0)
 
 
 def test_a_short_run_judges_every_case_and_referral_lowers_the_error(tmp_path: Path) -> None:

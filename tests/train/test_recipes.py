@@ -11,13 +11,16 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.carracing.environment import DrivingEnvironment
 from edge_bdl_train.carracing.episodes import collect_closed_loop
 from edge_bdl_train.carracing.expert import Expert
 from edge_bdl_train.checkpoint import CheckpointError, CheckpointInfo, read_info, save_checkpoint
-from edge_bdl_train.recipes import RECIPES, open_recipe
+from edge_bdl_train.methods.point import PointPosterior
+from edge_bdl_train.posterior_file import save_posterior
+from edge_bdl_train.recipes import RECIPES, open_recipe, recipe_of
 from edge_bdl_train.recipes import carracing as carracing_recipe
 from edge_bdl_train.recipes.base import steer_with
 from edge_bdl_train.recipes.carracing import SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
@@ -66,6 +69,39 @@ def test_arguments_that_do_not_fit_the_recipe_are_refused(tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "odd.safetensors", recipe.build_model(0), info)
     with pytest.raises(CheckpointError, match="arguments"):
         recipe.load(tmp_path / "odd.safetensors")
+
+
+def test_a_posteriors_file_builds_its_network_as_the_recipe_that_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "posterior.safetensors"
+    made = CarRacingRecipe(CarRacingConfig(dropout=0.4))
+    network = made.build_model(seed=5)
+    save_posterior(path, PointPosterior(network, {}), origin=made.origin(5))
+    assert recipe_of(path) == "carracing"
+    loaded = CarRacingRecipe().load_posterior(path)
+    assert {module.p for module in loaded.network.modules() if isinstance(module, nn.Dropout)} == {0.4}
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in loaded.mean().items())
+    with pytest.raises(CheckpointError, match="is a posterior of recipe 'carracing', expected 'rc_car'"):
+        open_recipe("rc_car").load_posterior(path)
+
+
+def test_a_posterior_of_a_checkpoints_network_has_the_checkpoints_origin(
+    quick: tuple[Path, CheckpointInfo], tmp_path: Path
+) -> None:
+    recipe = open_recipe("carracing")
+    path = tmp_path / "posterior.safetensors"
+    save_posterior(path, PointPosterior(recipe.load(quick[0]), {}), origin=quick[1].origin)
+    frames = torch.zeros(2, 96, 96, 3, dtype=torch.uint8)
+    loaded = recipe.load_posterior(path)
+    assert torch.equal(loaded.run(frames, loaded.mean()), recipe.load(quick[0])(frames))
+    assert recipe_of(path) == recipe_of(quick[0]) == "carracing"
+
+
+def test_a_posterior_that_does_not_say_where_it_is_from_needs_a_recipes_name(tmp_path: Path) -> None:
+    path = tmp_path / "posterior.safetensors"
+    save_posterior(path, PointPosterior(CarRacingRecipe().build_model(0), {}))
+    with pytest.raises(InputError, match=r"posterior\.safetensors does not say which recipe built its network"):
+        recipe_of(path)
+    assert open_recipe("carracing").load_posterior(path).kind == "point"
 
 
 def test_a_mistyped_folder_is_noticed_before_the_training(tmp_path: Path) -> None:

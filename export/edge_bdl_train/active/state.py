@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.checkpoint import write_whole
+from edge_bdl_train.tensor_file import read_tensors, write_whole
 
 _METADATA_KEY = "edge_bdl_active"
 _OWN = ("chosen", "labels", "accuracy")
@@ -82,12 +81,7 @@ def load_state(path: Path, run: str) -> State | None:
     """
     if not path.exists():
         return None
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}): remove it to start again") from error
+    metadata, tensors = read_tensors(path, "remove it to start again")
     if metadata.get(_METADATA_KEY) != run or any(name not in tensors for name in _OWN):
         raise InputError(
             f"{path} was left by another run ({metadata.get(_METADATA_KEY)}), this is {run}: "

@@ -20,7 +20,7 @@ _PATCHES = GRASS_DIM * np.array([(x, y) for x in range(-20, 20, 2) for y in rang
 _PATCH = GRASS_DIM * np.array([(1, 0), (0, 0), (0, 1), (1, 1)])
 
 
-class CameraCarRacing(CarRacing):  # type: ignore[misc]
+class CameraCarRacing(CarRacing):
     """The simulator, with its animation and its lap marks taken out, so that all frames of a track look alike."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:

@@ -17,7 +17,7 @@ from edge_bdl_train.evaluation.plots import plot
 from edge_bdl_train.evaluation.report import Evaluation, table
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.progress import Stage, progress_bars, silent
-from edge_bdl_train.recipes import RECIPES, open_recipe
+from edge_bdl_train.recipes import RECIPES, open_recipe, recipe_of
 
 _MEMBERS = 32
 
@@ -32,6 +32,7 @@ def evaluate(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.samples is not None and options.samples < 1:
         raise InputError(f"--samples must be at least 1, got {options.samples}")
+    options.recipe = options.recipe or recipe_of(options.checkpoint)
     if options.json:
         posterior, evaluation = _evaluate(options, silent)
     else:
@@ -62,7 +63,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="what `edge-bdl train` wrote, or a posterior"
     )
-    parser.add_argument("--recipe", required=True, choices=sorted(RECIPES), help="that it was trained by")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), help="that it was trained by, where the file does not say")
     parser.add_argument(
         "--samples", type=int, metavar="S", help=f"members to draw (default {_MEMBERS}, or all there are)"
     )

@@ -8,7 +8,7 @@ norm outside the leading directions, is exact here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,35 @@ from edge_bdl_train.evaluation.checks import finite
 MAXIMUM_RANK = 32
 MINIMUM_EXAMPLES = 50
 _ROWS = 1000
+
+
+class PrincipalGaussian(NamedTuple):
+    """A Gaussian with full variances in a few leading directions, and one shared by all others.
+
+    Attributes:
+        mean: [F].
+        directions: [rank, F], orthonormal.
+        variances: [rank], along them; at least ``rest``.
+        rest: a scalar, along everything else.
+    """
+
+    mean: Tensor
+    directions: Tensor
+    variances: Tensor
+    rest: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor) -> PrincipalGaussian:
+        """That of float64 features [n, F]; there are at least two of them."""
+        count, width = features.shape
+        mean = features.mean(0)
+        _, singular, directions = torch.linalg.svd(features - mean, full_matrices=False)
+        variances = singular**2 / (count - 1)
+        rank = min(MAXIMUM_RANK, max(1, count // 10), len(variances))
+        # No direction is ever exactly known.
+        floor = 1e-3 * variances.sum() / width + torch.finfo(torch.float32).tiny
+        rest = torch.maximum(variances[rank:].sum() / max(width - rank, 1), floor)
+        return cls(mean, directions[:rank], variances[:rank].clamp_min(rest), rest)
 
 
 class FeatureDensity:
@@ -36,17 +65,9 @@ class FeatureDensity:
         count, self._width = known.shape
         if count < MINIMUM_EXAMPLES:
             raise InputError(f"a feature density needs at least {MINIMUM_EXAMPLES} known examples, got {count}")
-        self._mean = known.mean(0)
-        _, singular, directions = torch.linalg.svd(known - self._mean, full_matrices=False)
-        variances = singular**2 / (count - 1)
-        if not variances.sum() > 0.0:
+        if (known == known[0]).all():
             raise InputError(f"the features of all {count} known examples are the same: nothing can be told from them")
-        rank = min(MAXIMUM_RANK, max(1, count // 10), len(variances))
-        # What lies outside the leading directions shares one variance, and no direction is ever exactly known.
-        floor = 1e-3 * variances.sum() / self._width
-        self._rest = torch.maximum(variances[rank:].sum() / max(self._width - rank, 1), floor)
-        self._directions = directions[:rank]
-        self._variances = variances[:rank].clamp_min(self._rest)
+        self._gaussian = PrincipalGaussian.fit(known)
 
     def __call__(self, features: Any) -> Tensor:
         """Scores [N] of features [N, F].
@@ -57,10 +78,11 @@ class FeatureDensity:
         given = finite("features", features, "[N, F]", (2,))
         if given.shape[1] != self._width:
             raise InputError(f"these are {given.shape[1]} features, the known examples have {self._width}")
-        centred = given - self._mean
-        leading = centred @ self._directions.T
-        outside = ((centred - leading @ self._directions) ** 2).sum(1) / self._rest
-        return ((leading**2 / self._variances).sum(1) + outside) / self._width
+        mean, directions, variances, rest = self._gaussian
+        centred = given - mean
+        leading = centred @ directions.T
+        outside = ((centred - leading @ directions) ** 2).sum(1) / rest
+        return ((leading**2 / variances).sum(1) + outside) / self._width
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +16,9 @@ from edge_bdl_train.held_out import HeldOut
 from edge_bdl_train.methods.dropout import DropoutPosterior, dropout_posterior
 from edge_bdl_train.methods.point import PointPosterior
 from edge_bdl_train.posterior import Posterior
-from edge_bdl_train.posterior_file import load_posterior
+from edge_bdl_train.posterior_file import is_posterior_file
 from edge_bdl_train.progress import Stage, silent
 from edge_bdl_train.recipes.base import Recipe
-
-_POSTERIOR_KEY = "edge_bdl_posterior"  # in the header of a posterior's file
 
 
 def open_fitted(path: Path, recipe: Recipe, stage: Stage = silent) -> tuple[Posterior, HeldOut]:
@@ -29,15 +26,15 @@ def open_fitted(path: Path, recipe: Recipe, stage: Stage = silent) -> tuple[Post
 
     Args:
         path: a posterior's file, or a checkpoint, whose network is a posterior by its dropout modules, or a point.
-        recipe: that made it. A posterior's network is built as this recipe's config says, a checkpoint's as its own.
+        recipe: that made it. The network is built as the file says, or where a posterior's does not, as this recipe.
         stage: opens a progress bar.
 
     Raises:
         CheckpointError: the file is missing, damaged, or something else wrote it.
         InputError: the recipe keeps no data for evaluation, or cannot find it.
     """
-    if _is_posterior(path):
-        posterior = load_posterior(path, recipe.build_model(seed=0))
+    if is_posterior_file(path):
+        posterior = recipe.load_posterior(path)
         return posterior, recipe.held_out(posterior.network, stage)
     network = recipe.load(path)
     held_out = recipe.held_out(network, stage)
@@ -126,12 +123,3 @@ def _checked(outputs: Tensor, task: str) -> Tensor:
         expected = "logits [N, K]" if task == "classification" else "mean and log-variance [N, 2]"
         raise InputError(f"the network gives {list(outputs.shape[1:])}, the recipe's data are for {expected}")
     return outputs
-
-
-def _is_posterior(path: Path) -> bool:
-    # Whatever is wrong with the file, the checkpoint's reader says it better.
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return _POSTERIOR_KEY in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, ValueError):
-        return False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.layers.weight import GaussianWeight
+from edge_bdl_train.layers.weight import GaussianWeight, Proportional
 from edge_bdl_train.priors.base import Prior
 
 Estimator = Literal["reparametrisation", "local_reparametrisation", "flipout"]
@@ -64,7 +64,7 @@ class VariationalLayer(nn.Module):
         cls,
         layer: nn.Module,
         prior: Prior,
-        sigma: float,
+        sigma: float | Proportional,
         *,
         estimator: Estimator = "reparametrisation",
         generator: torch.Generator | None = None,
@@ -74,7 +74,7 @@ class VariationalLayer(nn.Module):
         Args:
             layer: its parameters are the initial means.
             prior: of the layer's parameters.
-            sigma: initial standard deviation of every weight.
+            sigma: initial standard deviation of every weight, or how it follows from the weight.
             estimator: how forward draws.
             generator: draws in forward; None to set it later, by ``drawing``.
 

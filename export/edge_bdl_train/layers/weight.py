@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,39 @@ from edge_bdl_train.priors.base import Prior
 
 # softplus of it is 0 in float64 too, and unlike -inf it may be written to a file and read back.
 _RHO_OF_ZERO = -1000.0
+# Of the mean size of a tensor's weights: one that happens to be 0 must be able to move.
+_SMALLEST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """Initial standard deviations delta |w| (MOPED, Krishnan et al. 2020, arXiv 1906.05323), for a trained network.
+
+    Of a tensor's entries, those close to 0 are taken for a hundredth of its entries' mean size.
+
+    Raises:
+        InputError: delta is not above 0.
+    """
+
+    delta: float
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not 0.0 < self.delta < math.inf:
+            raise InputError(f"delta, a share of each weight's size, must be above 0, got {self.delta}")
+
+    def of(self, weight: Tensor) -> Tensor:
+        """Standard deviations, of the weight's shape.
+
+        Raises:
+            InputError: all entries are 0.
+        """
+        size = weight.abs()
+        if not size.any():
+            raise InputError(
+                "the standard deviations cannot be proportional to weights that are all 0: train them first"
+            )
+        return self.delta * size.clamp_min(_SMALLEST_SHARE * float(size.mean()))
 
 
 class GaussianWeight(nn.Module):
@@ -22,18 +56,22 @@ class GaussianWeight(nn.Module):
     Args:
         mean: initial mean; is copied.
         prior: of this weight.
-        sigma: initial standard deviation of every entry; 0 for a weight that is known.
+        sigma: initial standard deviation of every entry, 0 for a weight that is known; or how it follows from the mean.
 
     Raises:
         InputError: sigma is negative or not finite, or the mean is not real.
     """
 
-    def __init__(self, mean: Tensor, prior: Prior, sigma: float) -> None:
+    def __init__(self, mean: Tensor, prior: Prior, sigma: float | Proportional) -> None:
         super().__init__()
         if not mean.is_floating_point():
             raise InputError(f"a Gaussian weight is real, got a mean of {mean.dtype}")
         self.mean = nn.Parameter(mean.detach().clone())
-        self.rho = nn.Parameter(torch.full_like(self.mean, inverse_softplus(sigma), requires_grad=False))
+        if isinstance(sigma, Proportional):
+            rho = rho_of(sigma.of(self.mean.detach().double())).to(self.mean)
+        else:
+            rho = torch.full_like(self.mean, inverse_softplus(sigma), requires_grad=False)
+        self.rho = nn.Parameter(rho)
         self.prior = prior
 
     @property
@@ -100,4 +138,9 @@ def inverse_softplus(sigma: float) -> float:
     """
     if not 0.0 <= sigma < math.inf:
         raise InputError(f"a standard deviation is at least 0 and finite, got sigma={sigma}")
-    return sigma + math.log(-math.expm1(-sigma)) if sigma > 0.0 else _RHO_OF_ZERO
+    return float(rho_of(torch.tensor(sigma, dtype=torch.float64)))
+
+
+def rho_of(sigma: Tensor) -> Tensor:
+    """The rho whose softplus is sigma, entry by entry, for standard deviations of at least 0."""
+    return (sigma + torch.log(-torch.expm1(-sigma))).clamp_min(_RHO_OF_ZERO)

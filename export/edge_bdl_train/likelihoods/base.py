@@ -81,3 +81,22 @@ class RegressionLikelihood(Likelihood):
                 f"got {targets.dtype} {list(targets.shape)}"
             )
         return columns
+
+
+class MeanVarianceLikelihood(RegressionLikelihood):
+    """A density with a mean and a variance of its own for each input: outputs are means, then log-variances."""
+
+    @property
+    def outputs(self) -> int:
+        """Mean and log-variance."""
+        return 2
+
+    def predictive_mean(self, outputs: Tensor) -> Tensor:
+        """The first half of the outputs."""
+        mean, _ = self.parameters_of(outputs)
+        return mean
+
+    def predictive_variance(self, outputs: Tensor) -> Tensor:
+        """The exponential of the second half."""
+        _, log_variance = self.parameters_of(outputs)
+        return log_variance.exp()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.likelihoods.base import RegressionLikelihood
+from edge_bdl_train.likelihoods.base import MeanVarianceLikelihood, RegressionLikelihood
 
 
 class Gaussian(nn.Module, RegressionLikelihood):
@@ -56,7 +56,7 @@ class Gaussian(nn.Module, RegressionLikelihood):
 
 
 @dataclass(frozen=True)
-class HeteroscedasticGaussian(RegressionLikelihood):
+class HeteroscedasticGaussian(MeanVarianceLikelihood):
     """N(mean, variance), both from the network: its last axis holds means, then log-variances.
 
     (Nix and Weigend 1994; Kendall and Gal 2017, arXiv 1703.04977, equation 8.)
@@ -77,11 +77,6 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         if not 0.0 <= self.beta <= 1.0:
             raise InputError(f"beta must be in [0, 1], got {self.beta}")
 
-    @property
-    def outputs(self) -> int:
-        """Mean and log-variance."""
-        return 2
-
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The log-density, summed over the targets."""
         return self._log_densities(outputs, targets).sum(-1)
@@ -91,16 +86,6 @@ class HeteroscedasticGaussian(RegressionLikelihood):
         _, log_variance = self.parameters_of(outputs)
         weight = torch.exp(self.beta * log_variance.detach())
         return -(weight * self._log_densities(outputs, targets)).sum(-1)
-
-    def predictive_mean(self, outputs: Tensor) -> Tensor:
-        """The first half of the outputs."""
-        mean, _ = self.parameters_of(outputs)
-        return mean
-
-    def predictive_variance(self, outputs: Tensor) -> Tensor:
-        """The exponential of the second half."""
-        _, log_variance = self.parameters_of(outputs)
-        return log_variance.exp()
 
     def _log_densities(self, outputs: Tensor, targets: Tensor) -> Tensor:
         mean, log_variance = self.parameters_of(outputs)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.likelihoods.base import RegressionLikelihood
+from edge_bdl_train.likelihoods.base import MeanVarianceLikelihood
 
 
 @dataclass(frozen=True)
-class StudentT(RegressionLikelihood):
+class StudentT(MeanVarianceLikelihood):
     """Student's t around a mean; the network's last axis holds means, then log-variances, as for a Gaussian.
 
     The variance is the distribution's own, not its scale squared: scale^2 = variance (df - 2) / df.
@@ -32,11 +32,6 @@ class StudentT(RegressionLikelihood):
         if not 2.0 < self.df < math.inf:
             raise InputError(f"df must be above 2, below which a Student-t has no variance, got {self.df}")
 
-    @property
-    def outputs(self) -> int:
-        """Mean and log-variance."""
-        return 2
-
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The log-density, summed over the targets."""
         mean, log_variance = self.parameters_of(outputs)
@@ -45,13 +40,3 @@ class StudentT(RegressionLikelihood):
             math.lgamma(0.5 * (self.df + 1.0)) - math.lgamma(0.5 * self.df) - 0.5 * math.log(math.pi * (self.df - 2.0))
         )
         return (constant - 0.5 * log_variance - 0.5 * (self.df + 1.0) * torch.log1p(square)).sum(-1)
-
-    def predictive_mean(self, outputs: Tensor) -> Tensor:
-        """The first half of the outputs."""
-        mean, _ = self.parameters_of(outputs)
-        return mean
-
-    def predictive_variance(self, outputs: Tensor) -> Tensor:
-        """The exponential of the second half."""
-        _, log_variance = self.parameters_of(outputs)
-        return log_variance.exp()

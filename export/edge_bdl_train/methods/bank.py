@@ -49,7 +49,7 @@ class BankPosterior(Posterior):
     def state_dict(self) -> dict[str, Tensor]:
         """The members' weights [members, ...], and the network's own."""
         return {
-            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._network_state(),
             **{f"members.{name}": tensor for name, tensor in self._bank.items()},
         }
 
@@ -58,11 +58,11 @@ class BankPosterior(Posterior):
         own = self.network.state_dict()
         members = len(next((state[f"members.{name}"] for name in own if f"members.{name}" in state), ()))
         wanted = {
-            **{f"network.{name}": tensor for name, tensor in own.items()},
+            **self._network_state(),
             **{f"members.{name}": tensor.expand(max(1, members), *tensor.shape) for name, tensor in own.items()},
         }
         check_state(wanted, state, type(self.network).__name__)
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in own})
+        self._load_network(state)
         self._bank = {name: state[f"members.{name}"].clone() for name in own}
 
     def _member(self, number: int) -> Member:

@@ -7,11 +7,13 @@ While it is trained, a mask is a continuous relaxation of Bernoulli draws; after
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, GradientTrainee
@@ -60,14 +62,15 @@ def build(
 class Concrete(nn.Module):
     """Stands in for a dropout module while its rate is learned."""
 
-    def __init__(self, name: str, stands_for: nn.Module, temperature: float) -> None:
+    def __init__(self, name: str, stands_for: _DropoutNd, temperature: float) -> None:
         super().__init__()
-        rate = float(stands_for.p)  # type: ignore[arg-type]
-        if not 0.0 < rate < 1.0:
-            raise InputError(f"{name} starts with rate {rate}, expected one between 0 and 1: set it to 0.1, say")
+        if not 0.0 < stands_for.p < 1.0:
+            raise InputError(
+                f"{name} starts with rate {stands_for.p}, expected one between 0 and 1: set it to 0.1, say"
+            )
         self.stands_for = stands_for
         self.temperature = temperature
-        self.logit = nn.Parameter(torch.logit(torch.tensor(rate)))
+        self.logit = nn.Parameter(torch.logit(torch.tensor(float(stands_for.p))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops units softly (Gal et al. 2017, equation 5); each row with its own mask. Random in training only."""
@@ -83,6 +86,8 @@ class Concrete(nn.Module):
 class ConcreteDropoutTrainee(GradientTrainee):
     """Descends the loss by weights and rates."""
 
+    config: Config
+
     def __init__(
         self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
     ) -> None:
@@ -91,8 +96,7 @@ class ConcreteDropoutTrainee(GradientTrainee):
         }
         for name, module in self._concrete.items():
             network.set_submodule(name, module)
-        super().__init__(network, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
+        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._readers: dict[str, str] | None = None
 
     def step(self, x: Tensor, y: Tensor) -> float:
@@ -129,7 +133,7 @@ class ConcreteDropoutTrainee(GradientTrainee):
         """The plain network with the learned rates."""
         network = copy.deepcopy(self.network)
         for name, rate in self.rates().items():
-            plain = network.get_submodule(name).stands_for
+            plain = copy.deepcopy(self._concrete[name].stands_for)
             plain.p = rate
             network.set_submodule(name, plain)
         return dropout_posterior(ConcreteDropoutPosterior, network, described(self.config), batches)
@@ -154,11 +158,11 @@ def _readers(network: nn.Module, x: Tensor) -> dict[str, str]:
     """
     called: list[str] = []
 
-    def note(name: str) -> object:
+    def note(name: str) -> Callable[[nn.Module, Any], None]:
         return lambda module, inputs: called.append(name)
 
     watched = {name: module for name, module in network.named_modules() if isinstance(module, (Concrete, *_READERS))}
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in watched.items()]  # type: ignore[arg-type]
+    handles = [module.register_forward_pre_hook(note(name)) for name, module in watched.items()]
     training = network.training
     try:
         with torch.no_grad():

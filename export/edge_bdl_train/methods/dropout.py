@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data, GradientTrainee
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
-from edge_bdl_train.priors.base import Prior, log_prior
+from edge_bdl_train.priors.base import Prior
 
 # By how many leading axes of its input a module draws; the rest of the input shares the draw. None: all of them.
-_KINDS: dict[type[nn.Module], int | None] = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
+_KINDS: dict[type[_DropoutNd], int | None] = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +54,8 @@ def build(
     return DropoutTrainee(copy.deepcopy(network), likelihood, config, n_data=n_data, generator=generator)
 
 
-class DropoutTrainee(GradientTrainee):
+class DropoutTrainee(PriorTrainee):
     """Descends the loss under dropout, each row with its own masks."""
-
-    def __init__(
-        self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
-    ) -> None:
-        super().__init__(network, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
-
-    def penalty(self) -> Tensor:
-        """The negative log-density of the weights under the prior."""
-        return -log_prior(self.config.prior, self.network)
 
     def posterior(self, batches: Iterable[Data]) -> DropoutPosterior:
         """The network with masks to be drawn."""
@@ -109,7 +100,7 @@ class DropoutPosterior(Posterior):
 
     def rates(self) -> dict[str, float]:
         """The dropout rate of each module by its name."""
-        return {name: float(module.p) for name, module in dropouts(self.network).items()}
+        return {name: module.p for name, module in dropouts(self.network).items()}
 
     def run(self, x: Tensor, member: Member) -> Tensor:
         """The network's outputs under one set of masks."""
@@ -119,7 +110,7 @@ class DropoutPosterior(Posterior):
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights and its rates."""
         return {
-            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._network_state(),
             **{f"rate.{name}": torch.tensor(rate, dtype=torch.float64) for name, rate in self.rates().items()},
         }
 
@@ -131,7 +122,7 @@ class DropoutPosterior(Posterior):
         wrong = sorted(name for name, rate in rates.items() if not 0.0 <= rate <= 1.0)
         if wrong:
             raise InputError(f"the state has rates outside [0, 1] for {', '.join(wrong)}")
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
+        self._load_network(state)
         for name, module in found.items():
             module.p = rates[name]
 
@@ -144,7 +135,7 @@ def dropout_posterior(
     x, _ = next(iter(batches))
     shapes: dict[str, list[int]] = {}
 
-    def note(name: str, module: nn.Module, activation: Tensor) -> None:
+    def note(name: str, module: _DropoutNd, activation: Tensor) -> None:
         shapes[name] = list(mask_shape(module, activation))
 
     with _each_call(network, note), torch.no_grad():
@@ -152,17 +143,21 @@ def dropout_posterior(
     return kind(network, {**settings, "masks": shapes})
 
 
-def dropouts(network: nn.Module) -> dict[str, nn.Module]:
+def dropouts(network: nn.Module) -> dict[str, _DropoutNd]:
     """The network's dropout modules by their names.
 
     Raises:
         InputError: there are none, or there are some that cannot be drawn as masks.
     """
-    found = {name: module for name, module in network.named_modules() if type(module) in _KINDS}
+    found = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, _DropoutNd) and type(module) in _KINDS
+    }
     hidden = sorted(
         f"{name} ({type(module).__name__})"
         for name, module in network.named_modules()
-        if (isinstance(module, nn.modules.dropout._DropoutNd) and name not in found)
+        if (isinstance(module, _DropoutNd) and name not in found)
         or (isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) and module.dropout > 0.0)
     )
     if hidden:
@@ -176,7 +171,7 @@ def dropouts(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def mask_shape(module: nn.Module, activation: Tensor) -> tuple[int, ...]:
+def mask_shape(module: _DropoutNd, activation: Tensor) -> tuple[int, ...]:
     """The shape of a mask [1, ...] that all rows of an activation [N, ...] share."""
     own = _KINDS[type(module)]
     drawn = activation.ndim if own is None else own
@@ -207,7 +202,7 @@ def _each_call(network: nn.Module, see: Any) -> Iterator[None]:
     calls: Counter[str] = Counter()
 
     def hook(name: str) -> Any:
-        def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def called(module: _DropoutNd, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             number = calls[name]
             calls[name] += 1
             return see(f"{name}#{number}", module, inputs[0])

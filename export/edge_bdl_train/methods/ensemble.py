@@ -5,14 +5,14 @@ Each member has its own initial weights and its own order of the data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data, Trainee
+from edge_bdl_train.fit import Data, TraineesApart
 from edge_bdl_train.initialise import reinitialised
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods import point
@@ -58,30 +58,12 @@ def build(
     return EnsembleTrainee(parts, config)
 
 
-class EnsembleTrainee(Trainee):
-    """Networks that know nothing of each other."""
-
-    def __init__(self, parts: Sequence[point.PointTrainee], config: Config) -> None:
-        self._parts = parts
-        self.config = config
-
-    @property
-    def parts(self) -> Sequence[Trainee]:
-        """The members."""
-        return self._parts
-
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One step of every member on the same minibatch, for who has a loop of their own; returns their mean loss."""
-        return sum(part.step(x, y) for part in self._parts) / len(self._parts)
-
-    def end_epoch(self, epoch: int) -> None:
-        """Tells every member."""
-        for part in self._parts:
-            part.end_epoch(epoch)
+class EnsembleTrainee(TraineesApart):
+    """Point estimates."""
 
     def posterior(self, batches: Iterable[Data]) -> EnsemblePosterior:
         """The members as they are."""
-        posteriors = [part.posterior(batches) for part in self._parts]
+        posteriors = [part.posterior(batches) for part in self.parts]
         return EnsemblePosterior(
             posteriors[0].network, described(self.config), [posterior.mean() for posterior in posteriors]
         )

@@ -7,8 +7,7 @@ The layer's weight and bias are one matrix [outputs, features], the bias being t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -92,22 +91,20 @@ class GaussianHeadPosterior(Posterior):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights, and the covariance."""
-        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        return {**weights, "covariance": self.covariance}
+        return {**self._network_state(), "covariance": self.covariance}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads weights and covariance."""
-        own = self.network.state_dict()
         rows, columns = matrix(self._layer).shape
         shapes = {2: (rows, columns), 3: (rows, columns, columns), 4: (rows, columns, rows, columns)}
         axes = state["covariance"].ndim if "covariance" in state else 2
         wanted = {
-            **{f"network.{name}": tensor for name, tensor in own.items()},
+            **self._network_state(),
             "covariance": torch.empty(shapes.get(axes, shapes[4]), dtype=torch.float64),
         }
         check_state(wanted, state, type(self.network).__name__)
         root = _root(state["covariance"])
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in own})
+        self._load_network(state)
         self.covariance, self._root = state["covariance"].clone(), root
 
     def _deviation(self, generator: torch.Generator) -> Tensor:
@@ -183,25 +180,28 @@ def matrix(layer: nn.Linear) -> Tensor:
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).double()
 
 
-@torch.no_grad()
-def features(network: nn.Module, layer: nn.Linear, x: Tensor) -> Tensor:
-    """What the last layer reads, float64 [N, features]; for a bias, with a last column of ones."""
+def outputs_and_features(network: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's outputs, and what its last layer reads, [N, features]; for a bias, with a last column of ones.
+
+    Raises:
+        InputError: that layer is not used, or more than once.
+    """
     seen: list[Tensor] = []
-    with _reading(layer, seen):
-        network(x)
-    if len(seen) != 1:
-        raise InputError(f"the last layer is used {len(seen)} times in one pass: a last-layer posterior needs it once")
-    phi = seen[0].double()
-    return phi if layer.bias is None else torch.cat([phi, torch.ones_like(phi[:, :1])], dim=1)
-
-
-@contextmanager
-def _reading(layer: nn.Module, seen: list[Tensor]) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
-        yield
+        outputs = network(x)
     finally:
         handle.remove()
+    if len(seen) != 1:
+        raise InputError(f"the last layer is used {len(seen)} times in one pass: a last-layer posterior needs it once")
+    (phi,) = seen
+    return outputs, phi if layer.bias is None else torch.cat([phi, torch.ones_like(phi[:, :1])], dim=1)
+
+
+@torch.no_grad()
+def features(network: nn.Module, layer: nn.Linear, x: Tensor) -> Tensor:
+    """What the last layer reads, float64; everything else as for ``outputs_and_features``."""
+    return outputs_and_features(network, layer, x)[1].double()
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
-from edge_bdl_train.methods import point
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.methods.gaussian_head import (
     GaussianHeadPosterior,
@@ -79,10 +78,10 @@ def build(
     return LaplaceTrainee(trained, likelihood, config, n_data=n_data, generator=generator)
 
 
-class LaplaceTrainee(point.PointTrainee):
+class LaplaceTrainee(PriorTrainee):
     """Trains a point estimate, and looks at the curvature when that is done."""
 
-    config: Config  # type: ignore[assignment]
+    config: Config
 
     def posterior(self, batches: Iterable[Data]) -> LaplacePosterior:
         """The Gaussian around the weights as they are, from one pass over the data."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data, GradientTrainee
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
-from edge_bdl_train.priors.base import Prior, log_prior
+from edge_bdl_train.priors.base import Prior
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ATTEMPTS = 1000
@@ -91,8 +91,10 @@ def draw_masks(features: int, members: int, scale: float, generator: torch.Gener
     )
 
 
-class MasksemblesTrainee(GradientTrainee):
+class MasksemblesTrainee(PriorTrainee):
     """Descends the loss with the rows of a minibatch shared out among the members."""
+
+    config: Config
 
     def __init__(
         self,
@@ -104,13 +106,8 @@ class MasksemblesTrainee(GradientTrainee):
         n_data: int,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(network, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
+        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._masks = masks
-
-    def penalty(self) -> Tensor:
-        """The negative log-density of the weights under the prior."""
-        return -log_prior(self.config.prior, self.network)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss per example; row i is shown to member i modulo their number."""
@@ -166,14 +163,14 @@ class MasksemblesPosterior(Posterior):
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights, and the masks."""
         return {
-            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._network_state(),
             **{f"mask.{name}": mask for name, mask in self.masks.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads weights and masks."""
         check_state(self.state_dict(), state, type(self.network).__name__)
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
+        self._load_network(state)
         self.masks = {name: state[f"mask.{name}"].clone() for name in self.masks}
 
 

@@ -20,7 +20,7 @@ from edge_bdl_train.bayesianize import Layers, bayesianize
 from edge_bdl_train.fit import Data, GradientTrainee
 from edge_bdl_train.kl_schedules import Constant, KlSchedule
 from edge_bdl_train.layers.base import Estimator, drawing, total_kl, variational_layers
-from edge_bdl_train.layers.weight import standard_normal
+from edge_bdl_train.layers.weight import Proportional, standard_normal
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
@@ -36,7 +36,7 @@ class Config:
     Attributes:
         layers: as in ``bayesianize``; what is left out, and normalisation layers, get a point estimate without a prior.
         prior: of the random weights.
-        sigma: their initial standard deviation.
+        sigma: their initial standard deviation, or how it follows from each weight, for a network that is trained.
         estimator: how a minibatch draws, in the layers that have a choice.
         samples: draws for each step.
         kl_factor: how much the KL divergence counts in each step.
@@ -45,7 +45,7 @@ class Config:
 
     layers: Layers = "all"
     prior: Prior = field(default_factory=Gaussian)
-    sigma: float = 0.05
+    sigma: float | Proportional = 0.05
     estimator: Estimator = "local_reparametrisation"
     samples: int = 1
     kl_factor: KlSchedule = field(default_factory=Constant)
@@ -53,7 +53,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not self.sigma > 0.0 or self.samples < 1:
+        if not (isinstance(self.sigma, Proportional) or self.sigma > 0.0) or self.samples < 1:
             raise InputError(f"sigma must be above 0 and samples at least 1, got {self.sigma} and {self.samples}")
 
 
@@ -71,14 +71,15 @@ def build(
 class MeanFieldTrainee(GradientTrainee):
     """Descends minus the evidence lower bound."""
 
+    config: Config
+
     def __init__(
         self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
     ) -> None:
         twin = bayesianize(
             network, "mean_field", config.layers, prior=config.prior, sigma=config.sigma, estimator=config.estimator
         )
-        super().__init__(twin, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
+        super().__init__(twin, likelihood, config, n_data=n_data, generator=generator)
         self._deterministic = copy.deepcopy(network)
         self._epoch = self._batch = 0
         self._batches = 1
@@ -163,7 +164,7 @@ class MeanFieldPosterior(Posterior):
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights, and the standard deviations."""
         return {
-            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._network_state(),
             **{f"sigma.{name}": tensor for name, tensor in self.sigmas.items()},
         }
 
@@ -173,5 +174,5 @@ class MeanFieldPosterior(Posterior):
         negative = sorted(name for name in self.sigmas if not (state[f"sigma.{name}"] >= 0.0).all())
         if negative:
             raise InputError(f"the state has negative standard deviations in {', '.join(negative)}")
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in self.network.state_dict()})
+        self._load_network(state)
         self.sigmas = {name: state[f"sigma.{name}"].clone() for name in self.sigmas}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data, Trainee
+from edge_bdl_train.fit import Data, TraineesApart
 from edge_bdl_train.initialise import reinitialised
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods import swag
@@ -52,30 +52,14 @@ def build(
     return MultiSwagTrainee(parts, config)
 
 
-class MultiSwagTrainee(Trainee):
-    """SWAGs that know nothing of each other."""
+class MultiSwagTrainee(TraineesApart):
+    """SWAGs."""
 
-    def __init__(self, parts: Sequence[swag.SwagTrainee], config: Config) -> None:
-        self._parts = parts
-        self.config = config
-
-    @property
-    def parts(self) -> Sequence[Trainee]:
-        """The SWAGs."""
-        return self._parts
-
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """One step of each on the same minibatch, for who has a loop of their own; returns their mean loss."""
-        return sum(part.step(x, y) for part in self._parts) / len(self._parts)
-
-    def end_epoch(self, epoch: int) -> None:
-        """Tells each."""
-        for part in self._parts:
-            part.end_epoch(epoch)
+    parts: Sequence[swag.SwagTrainee]
 
     def posterior(self, batches: Iterable[Data]) -> MultiSwagPosterior:
         """The mixture of their Gaussians."""
-        components = [part.posterior(batches) for part in self._parts]
+        components = [part.posterior(batches) for part in self.parts]
         return MultiSwagPosterior(components, {**described(self.config), "swag": components[0].settings})
 
 

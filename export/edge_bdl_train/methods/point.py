@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from edge_bdl_train.fit import Data, GradientTrainee
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
-from edge_bdl_train.priors.base import Prior, log_prior
+from edge_bdl_train.priors.base import Prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +40,8 @@ def build(
     return PointTrainee(copy.deepcopy(network), likelihood, config, n_data=n_data, generator=generator)
 
 
-class PointTrainee(GradientTrainee):
+class PointTrainee(PriorTrainee):
     """Descends the negative log-posterior of one set of weights."""
-
-    def __init__(
-        self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
-    ) -> None:
-        super().__init__(network, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
-
-    def penalty(self) -> Tensor:
-        """The negative log-density of the weights under the prior."""
-        return -log_prior(self.config.prior, self.network)
 
     def posterior(self, batches: Iterable[Data]) -> PointPosterior:
         """All its mass on the weights as they are."""
@@ -63,8 +53,13 @@ class PointPosterior(Posterior):
 
     kind = "point"
 
+    @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
     def sample(self, generator: torch.Generator, n: int) -> list[Member]:
-        """The weights, ``n`` times."""
+        """The weights, as often as they are asked for."""
         check_count(n)
         return [self.mean()] * n
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data, GradientTrainee
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.bank import BankPosterior
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member
-from edge_bdl_train.priors.base import Prior, log_prior
+from edge_bdl_train.priors.base import Prior
 from edge_bdl_train.randomness import lent
 
 
@@ -64,6 +64,11 @@ class Config:
                 f"got {self.burn_in}, {self.every} and {self.most}"
             )
 
+    @property
+    def optimiser(self) -> Optimiser:
+        """Is only asked to clear gradients: the step is the chain's own."""
+        return Optimiser(kind="sgd")
+
 
 def build(
     network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
@@ -72,23 +77,19 @@ def build(
     return SgmcmcTrainee(copy.deepcopy(network), likelihood, config, n_data=n_data, generator=generator)
 
 
-class SgmcmcTrainee(GradientTrainee):
+class SgmcmcTrainee(PriorTrainee):
     """One chain."""
+
+    config: Config
 
     def __init__(
         self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
     ) -> None:
-        # The optimiser is only asked to clear gradients: the step is our own.
-        super().__init__(network, likelihood, Optimiser(kind="sgd"), n_data=n_data, generator=generator)
-        self.config = config
+        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._momenta = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._steps = 0
         self._share = 1.0  # of the step size, in the last step
         self._kept: list[Member] = []
-
-    def penalty(self) -> Tensor:
-        """The negative log-density of the weights under the prior."""
-        return -log_prior(self.config.prior, self.network)
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """One step of the chain."""

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.fit import Data
+from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods import point
 from edge_bdl_train.methods.described import described
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
@@ -63,15 +62,15 @@ def build(
     return SwagTrainee(copy.deepcopy(network), likelihood, config, n_data=n_data, generator=generator)
 
 
-class SwagTrainee(point.PointTrainee):
+class SwagTrainee(PriorTrainee):
     """Trains a point estimate, and keeps the first two moments of its weights and the last deviations from the mean."""
 
-    config: Config  # type: ignore[assignment]
+    config: Config
 
     def __init__(
         self, network: nn.Module, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
     ) -> None:
-        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)  # type: ignore[arg-type]
+        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._count = 0
         self._mean = torch.zeros(sum(p.numel() for p in network.parameters()), dtype=torch.float64)
         self._square = torch.zeros_like(self._mean)
@@ -160,7 +159,7 @@ class SwagPosterior(Posterior):
     def state_dict(self) -> dict[str, Tensor]:
         """The mean, the variances, the deviations, and the rows for BatchNorm."""
         return {
-            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._network_state(),
             "variance": self.variance,
             "deviations": self.deviations,
             **({} if self._rows is None else {"rows": self._rows}),
@@ -168,13 +167,12 @@ class SwagPosterior(Posterior):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Loads all of it."""
-        own = self.network.state_dict()
         rank = len(state["deviations"]) if "deviations" in state and state["deviations"].ndim else 2
         wanted = {**self.state_dict(), "deviations": self.variance.expand(max(2, rank), -1)}
         check_state(wanted, state, type(self.network).__name__)
         if not (state["variance"] >= 0.0).all():
             raise InputError("the state has negative variances")
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in own})
+        self._load_network(state)
         self.variance, self.deviations = state["variance"].clone(), state["deviations"].clone()
         self._rows = state["rows"].clone() if "rows" in state else None
 
@@ -192,7 +190,7 @@ class SwagPosterior(Posterior):
         return member if self._rows is None else {**member, **batch_statistics(self.network, member, self._rows)}
 
 
-def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+def batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
     """The modules that keep batch statistics, by their names."""
     return {
         name: module
@@ -208,8 +206,8 @@ def batch_statistics(network: nn.Module, member: Member, rows: Tensor) -> dict[s
     network.load_state_dict({**network.state_dict(), **member})
     found = batch_norms(network)
     for module in found.values():
-        module.reset_running_stats()  # type: ignore[operator]
-        module.momentum = None  # an average over all that passes  # type: ignore[assignment]
+        module.reset_running_stats()
+        module.momentum = None  # an average over all that passes
         module.train()
     network(rows)
     return {

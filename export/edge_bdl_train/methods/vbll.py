@@ -21,7 +21,13 @@ from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian
 from edge_bdl_train.methods.described import described
-from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, find_last_layer, last_layer, noise_of
+from edge_bdl_train.methods.gaussian_head import (
+    GaussianHeadPosterior,
+    find_last_layer,
+    last_layer,
+    noise_of,
+    outputs_and_features,
+)
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.priors.base import Prior
 
@@ -99,16 +105,7 @@ class _Headed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs' means and variances, each [N, outputs]."""
-        seen: list[Tensor] = []
-        layer = last_layer(self.network, self.name)
-        handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        try:
-            mean = self.network(x)
-        finally:
-            handle.remove()
-        phi = seen[0]
-        if layer.bias is not None:
-            phi = torch.cat([phi, torch.ones_like(phi[:, :1])], dim=1)
+        mean, phi = outputs_and_features(self.network, last_layer(self.network, self.name), x)
         return mean, torch.einsum("nd,ade->nae", phi, self.roots()).square().sum(-1)
 
 
@@ -116,12 +113,12 @@ class VbllTrainee(GradientTrainee):
     """Descends minus the bound, by the weights before the last layer and the Gaussian over its own."""
 
     network: _Headed
+    config: Config
 
     def __init__(
         self, network: _Headed, likelihood: Likelihood, config: Config, *, n_data: int, generator: torch.Generator
     ) -> None:
-        super().__init__(network, likelihood, config.optimiser, n_data=n_data, generator=generator)
-        self.config = config
+        super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._checked = False
 
     def step(self, x: Tensor, y: Tensor) -> float:

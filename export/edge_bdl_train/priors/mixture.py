@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.priors.base import Prior
@@ -42,10 +42,10 @@ class ScaleMixture(Prior):
 
     def log_prob(self, weight: Tensor) -> Tensor:
         """The mixture's log-density."""
-        wide = math.log(self.share) + _log_density(weight, self.wide)
-        narrow = math.log1p(-self.share) + _log_density(weight, self.narrow)
-        return torch.logaddexp(wide, narrow).sum()
-
-
-def _log_density(weight: Tensor, scale: float) -> Tensor:
-    return -0.5 * (weight / scale).square() - math.log(scale) - 0.5 * math.log(2.0 * math.pi)
+        square = weight.square()
+        # log(a + b) = log a + softplus(log b - log a), with a the wide one, which is not 0 anywhere near.
+        wide = -0.5 / self.wide**2 * square
+        ratio = math.log1p(-self.share) - math.log(self.share) + math.log(self.wide / self.narrow)
+        narrow_to_wide = ratio - 0.5 * (1.0 / self.narrow**2 - 1.0 / self.wide**2) * square
+        constant = math.log(self.share) - math.log(self.wide) - 0.5 * math.log(2.0 * math.pi)
+        return (wide + functional.softplus(narrow_to_wide)).sum() + constant * weight.numel()

@@ -78,6 +78,9 @@ def from_tensors(tensors: Mapping[str, tuple[Tensor, Tensor]], default: Prior) -
 def informed(pretrained: nn.Module, scale: float) -> Structured:
     """Gaussian priors around a pretrained network's weights (MOPED, Krishnan et al. 2020, arXiv 1906.05323).
 
+    The paper also starts from that network, with standard deviations delta |w|: train it by ``mean_field`` with
+    ``sigma=Proportional(delta)``.
+
     Args:
         pretrained: of the same architecture as what is to be trained; its weights are copied.
         scale: standard deviation of the prior; the paper takes 1.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.checkpoint import read_info
+from edge_bdl_train.posterior_file import is_posterior_file, read_posterior_info
 from edge_bdl_train.recipes.base import Recipe
 from edge_bdl_train.recipes.study import Study
 
@@ -48,6 +50,21 @@ def open_recipe(name: str, *, quick: bool = False, data: Path | None = None) -> 
     """
     recipe: Recipe = _open(RECIPES, name, quick, data)
     return recipe
+
+
+def recipe_of(path: Path) -> str:
+    """The name of the recipe whose network a checkpoint or a posterior's file holds, as the file says.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or something else wrote it.
+        InputError: it is a posterior that does not say.
+    """
+    origin = read_posterior_info(path).origin if is_posterior_file(path) else read_info(path).origin
+    if origin is None:
+        raise InputError(
+            f"{path} does not say which recipe built its network: give --recipe, or save it with its origin"
+        )
+    return origin.recipe
 
 
 def open_study(name: str, *, quick: bool = False, data: Path | None = None) -> Study:

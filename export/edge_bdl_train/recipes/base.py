@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_bdl.errors import InputError
-from edge_bdl_train.checkpoint import CheckpointError, CheckpointInfo, read_info, restore, save_checkpoint
+from edge_bdl_train.checkpoint import CheckpointInfo, Origin, read_info, restore, save_checkpoint
 from edge_bdl_train.frames import CalibrationSets
 from edge_bdl_train.held_out import HeldOut
+from edge_bdl_train.posterior import Posterior
+from edge_bdl_train.posterior_file import load_posterior, read_posterior_info
 from edge_bdl_train.progress import Stage, silent
+from edge_bdl_train.randomness import from_seed
+from edge_bdl_train.tensor_file import CheckpointError
 
 
 class Recipe(ABC):
@@ -71,15 +75,15 @@ class Recipe(ABC):
         _refuse_missing_folder(Path(out))
         model = self.build_model(seed)
         figures = self.fit(model, seed, stage)
-        info = CheckpointInfo(
-            recipe=self.name,
-            model=type(model).__name__,
-            arguments=msgspec.json.decode(msgspec.json.encode(self.config)),  # as they will be read again
-            figures=figures,
-            seed=seed,
-        )
+        origin = msgspec.structs.asdict(self.origin(seed))
+        info = CheckpointInfo(**origin, model=type(model).__name__, figures=figures)
         save_checkpoint(out, model, info)
         return info
+
+    def origin(self, seed: int) -> Origin:
+        """How to build the network of this seed again, for the file of a posterior that is fitted to it."""
+        arguments = msgspec.json.decode(msgspec.json.encode(self.config))  # as they will be read again
+        return Origin(recipe=self.name, arguments=arguments, seed=seed)
 
     def load(self, path: Path | str) -> nn.Module:
         """The trained network of a checkpoint, in eval mode, built as its own config says.
@@ -87,21 +91,34 @@ class Recipe(ABC):
         Raises:
             CheckpointError: the file is missing or damaged, or was not written by this recipe.
         """
-        info = read_info(path)
-        arguments = info.arguments if info.recipe == self.name else {}
-        try:
-            config = msgspec.convert(arguments, self.config_type)
-        except msgspec.ValidationError as error:
-            raise CheckpointError(f"the arguments in {path} do not fit recipe {self.name!r} ({error})") from error
-        model = type(self)(config, self.data).build_model(info.seed)
+        model = self._built(read_info(path).origin, path, "checkpoint")
         restore(path, model, recipe=self.name)
         return model
+
+    def load_posterior(self, path: Path | str) -> Posterior:
+        """The posterior of a file, its network built as the file says; as this recipe's config does, where it does not.
+
+        Raises:
+            CheckpointError: the file is missing or damaged, or is of another recipe's network.
+        """
+        origin = read_posterior_info(path).origin
+        network = self.build_model(seed=0) if origin is None else self._built(origin, path, "posterior")
+        return load_posterior(path, network)
+
+    def _built(self, origin: Origin, path: Path | str, what: str) -> nn.Module:
+        """The untrained network that a file was made with; ``what`` the file is called."""
+        if origin.recipe != self.name:
+            raise CheckpointError(f"{path} is a {what} of recipe {origin.recipe!r}, expected {self.name!r}")
+        try:
+            config: Any = msgspec.convert(origin.arguments, self.config_type)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"the arguments in {path} do not fit recipe {self.name!r} ({error})") from error
+        return type(self)(config, self.data).build_model(origin.seed)
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     """Builds a network from its seed, in eval mode; torch's global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with from_seed(seed):
         return build().eval()
 
 

@@ -112,7 +112,7 @@ class ReferralStudy(Study):
         for part in parts:
             answers = self._answers(label, data, np.setdiff1d(np.concatenate(parts), part), part, seed, stage)
             classes[part] = answers.mean(0).argmax(1).numpy()
-            uncertainty[part] = decompose_classes(answers).total
+            uncertainty[part] = decompose_classes(answers, unbiased=False).total
         return Judged(classes != data.labels, uncertainty)
 
     def _answers(
