@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.likelihoods.base import Likelihood
+from edge_bdl_train.likelihoods.gaussian import Gaussian
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.base import log_prior
@@ -170,12 +171,14 @@ class TraineesApart(Trainee):
     """Trainees that know nothing of each other.
 
     Args:
-        parts: at least one.
+        parts: at least one, each with a copy of the likelihood of its own.
+        likelihood: that they were copied from.
         config: the method's.
     """
 
-    def __init__(self, parts: Sequence[Trainee], config: Any) -> None:
+    def __init__(self, parts: Sequence[GradientTrainee], likelihood: Likelihood, config: Any) -> None:
         self._parts = parts
+        self.likelihood = likelihood
         self.config = config
 
     @property
@@ -189,7 +192,7 @@ class TraineesApart(Trainee):
             part.n_data = n_data
 
     @property
-    def parts(self) -> Sequence[Trainee]:
+    def parts(self) -> Sequence[GradientTrainee]:
         """All of them."""
         return self._parts
 
@@ -201,6 +204,14 @@ class TraineesApart(Trainee):
         """Tells each."""
         for part in self._parts:
             part.end_epoch(epoch)
+
+    @torch.no_grad()
+    def average_noise(self) -> None:
+        """Gives the likelihood the noise of all together, where each learned its own: the mean of their variances."""
+        if isinstance(self.likelihood, Gaussian) and self.likelihood.log_noise.requires_grad:
+            own = [part.likelihood for part in self._parts if isinstance(part.likelihood, Gaussian)]
+            variance = torch.stack([likelihood.noise.square() for likelihood in own]).mean()
+            self.likelihood.log_noise.copy_(0.5 * variance.log())
 
 
 def fit(

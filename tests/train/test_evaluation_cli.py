@@ -19,12 +19,21 @@ from torch import nn
 
 from edge_bdl import cli
 from edge_bdl.errors import InputError
-from edge_bdl_train.checkpoint import read_info
+from edge_bdl_train.checkpoint import Origin, read_info
 from edge_bdl_train.evaluation.judge import as_posterior, judge
+from edge_bdl_train.evaluation.report import table
 from edge_bdl_train.held_out import HeldOut
+from edge_bdl_train.likelihoods.base import Likelihood, RegressionLikelihood
+from edge_bdl_train.likelihoods.categorical import Categorical
+from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from edge_bdl_train.likelihoods.histogram import Histogram
+from edge_bdl_train.likelihoods.mixture_density import MixtureDensity
+from edge_bdl_train.likelihoods.student_t import StudentT
+from edge_bdl_train.methods import ensemble, point
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.methods.ensemble import EnsemblePosterior
 from edge_bdl_train.methods.point import PointPosterior
-from edge_bdl_train.posterior_file import save_posterior
+from edge_bdl_train.posterior_file import load_posterior, save_posterior
 from edge_bdl_train.recipes.base import Recipe
 from edge_bdl_train.recipes.carracing import OUTSIDERS, SHIPPED_CHECKPOINT, CarRacingConfig, CarRacingRecipe
 from edge_bdl_train.recipes.rc_car import RcCarConfig, RcCarRecipe
@@ -128,7 +137,7 @@ def test_text_has_the_table_and_names_the_plots(tmp_path: Path, capsys: pytest.C
     [
         ([], "the following arguments are required: CHECKPOINT"),
         (["x.safetensors"], "there is no checkpoint x.safetensors"),
-        (["x.safetensors", "--recipe", "boat"], "invalid choice: 'boat'"),
+        (["x.safetensors", "--recipe", "boat"], "there is no recipe 'boat': expected one of carracing, rc_car"),
         (["x.safetensors", "--recipe", "carracing"], "there is no checkpoint x.safetensors"),
         ([str(SHIPPED_CHECKPOINT), "--recipe", "rc_car"], "is a checkpoint of recipe 'carracing', expected 'rc_car'"),
         ([str(SHIPPED_CHECKPOINT), "--recipe", "carracing", "--samples", "0"], "--samples must be at least 1, got 0"),
@@ -198,7 +207,7 @@ def classifier(dropout: float) -> nn.Module:
 def classes_held_out(**changes: Any) -> HeldOut:
     generator = torch.Generator().manual_seed(1)
     parts = {
-        "task": "classification",
+        "likelihood": Categorical(3),
         "inputs": torch.randn(60, 4, generator=generator),
         "targets": torch.randint(3, (60,), generator=generator),
         "known": torch.randn(80, 4, generator=generator),
@@ -230,10 +239,147 @@ def test_a_network_without_dropout_is_one_point() -> None:
 
 
 def test_outputs_of_another_form_are_refused() -> None:
-    held_out = classes_held_out(task="heteroscedastic", targets=torch.zeros(60), known_targets=torch.zeros(80))
+    held_out = classes_held_out(likelihood=HeteroscedasticGaussian())
     posterior = as_posterior(classifier(0.5), held_out.known[:1], held_out.known_targets[:1])
-    with pytest.raises(InputError, match=r"gives \[60, 3\], the recipe's data are for mean and log-variance"):
+    with pytest.raises(InputError, match=r"gives \[60, 3\], expected \[N, 2\] .* likelihood HeteroscedasticGaussian"):
         judge(posterior, held_out, members=2, generator=torch.Generator())
+
+
+REGRESSION = [
+    Gaussian(0.3),
+    HeteroscedasticGaussian(),
+    StudentT(4.0),
+    MixtureDensity(2),
+    Histogram((-40.0, -2.0, 0.0, 1.0, 50.0)),
+]
+
+
+def members_of(likelihood: Likelihood) -> EnsemblePosterior:
+    """Three linear networks that differ, fitted by this likelihood."""
+    net = nn.Linear(4, likelihood.outputs)
+    bank = [
+        {
+            name: 0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
+            for name, tensor in net.state_dict().items()
+        }
+        for seed in range(3)
+    ]
+    return EnsemblePosterior(net, settings_of(ensemble.Config(members=3), likelihood), bank)
+
+
+@pytest.mark.parametrize("likelihood", REGRESSION, ids=lambda likelihood: type(likelihood).__name__)
+def test_a_regression_is_judged_by_the_likelihood_that_it_was_fitted_by(
+    likelihood: RegressionLikelihood, tmp_path: Path
+) -> None:
+    held_out = classes_held_out(
+        likelihood=None, unit="m",
+        targets=torch.randn(60, generator=torch.Generator().manual_seed(3)), known_targets=torch.zeros(80),
+    )  # fmt: skip
+    save_posterior(tmp_path / "p.safetensors", members_of(likelihood))
+    posterior = load_posterior(tmp_path / "p.safetensors", nn.Linear(4, likelihood.outputs))
+    evaluation = judge(posterior, held_out, members=3, generator=torch.Generator())
+    outputs = posterior.predict(held_out.inputs, 3, torch.Generator()).double()
+    y = held_out.targets.double()
+    density = likelihood.log_prob(outputs, y).exp().mean(0).log().mean()
+    assert evaluation.figures["log_likelihood"] == pytest.approx(float(density.detach()))
+    means, variances = likelihood.predictive_mean(outputs)[..., 0], likelihood.predictive_variance(outputs)[..., 0]
+    total = variances.mean(0) + means.var(0)
+    assert evaluation.figures["total"] == pytest.approx(float(total.mean()))
+    inside = ((y - means.mean(0)).abs() <= 1.6448536 * total.sqrt()).double().mean()
+    assert evaluation.figures["coverage_90"] == pytest.approx(float(inside))
+    assert evaluation.task == "regression"
+    assert ("crps" in evaluation.figures) == isinstance(likelihood, (Gaussian, HeteroscedasticGaussian))
+    assert "log_likelihood" in table(evaluation)
+
+
+def test_what_a_posterior_was_fitted_by_counts_more_than_what_the_data_say_and_one_of_them_must() -> None:
+    held_out = classes_held_out(likelihood=Gaussian(100.0), targets=torch.zeros(60), known_targets=torch.zeros(80))
+    judged = judge(members_of(Gaussian(0.3)), held_out, members=3, generator=torch.Generator())
+    assert judged.figures["aleatoric"] == pytest.approx(0.09)
+    silent = members_of(Gaussian(0.3))
+    del silent.settings["likelihood"]
+    judged = judge(silent, held_out, members=3, generator=torch.Generator())
+    assert judged.figures["aleatoric"] == pytest.approx(1e4)
+    with pytest.raises(InputError, match="give HeldOut a likelihood"):
+        judge(silent, classes_held_out(likelihood=None), members=3, generator=torch.Generator())
+
+
+MYNETS = """
+import torch
+from torch import nn
+from edge_bdl_train.held_out import HeldOut
+
+def data():
+    x = torch.arange(-150.0, 150.0)[:, None] / 50.0
+    known, inputs = x[::2], x[1::2]
+    return nn.Linear(1, 1), HeldOut(
+        inputs=inputs, targets=2.0 * inputs[:, 0], known=known, known_targets=2.0 * known[:, 0],
+        outsiders={"far": inputs + 100.0}, unit="m",
+    )
+
+def network():
+    return nn.Linear(1, 1)
+
+def other():
+    return nn.Linear(1, 2), data()[1]
+
+def broken():
+    raise ValueError("no data here")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module with a network of the caller's, in the present folder, beside its posterior."""
+    name = f"mynets_{abs(hash(tmp_path))}"  # imported once for each test
+    (tmp_path / f"{name}.py").write_text(MYNETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    net = nn.Linear(1, 1)
+    nn.init.constant_(net.weight, 2.0)
+    nn.init.zeros_(net.bias)
+    save_posterior("mine.safetensors", PointPosterior(net, settings_of(point.Config(), Gaussian(0.5))))
+    return name
+
+
+def test_a_network_of_ones_own_is_judged_by_a_function_of_ones_own(
+    own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = answer(["mine.safetensors", "--recipe", f"{own}:data", "--json", "--plots", "plots"], capsys)
+    assert (result["kind"], result["task"], result["examples"]) == ("point", "regression", 150)
+    # The network is the truth, with a noise of 0.5 that is not there.
+    assert result["figures"]["rmse"] == pytest.approx(0.0, abs=1e-6)
+    assert result["figures"]["width_90"] == pytest.approx(2 * 1.6448536 * 0.5)
+    assert result["outsiders"]["far"]["density"]["auroc"] == 1.0
+    assert {path.name for path in (tmp_path / "plots").iterdir()} >= {"intervals.png", "ood_roc.png"}
+
+
+@pytest.mark.parametrize(
+    ("function", "more", "message"),
+    [
+        ("network", [], "return a torch network and a HeldOut"),
+        ("broken", [], "failed (ValueError: no data here)"),
+        ("missing", [], "cannot be imported (AttributeError"),
+        ("other", [], "differs from this Linear in bias, weight"),
+        ("data", ["--quick"], "--quick and --data are for recipes of this package"),
+        ("", [], "is not MODULE:FUNCTION"),
+    ],
+)
+def test_a_function_that_gives_no_data_is_one_line_and_code_2(
+    function: str, more: list[str], message: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "mine.safetensors", "--recipe", f"{own}:{function}", *more]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_function_that_a_file_names_is_never_called(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    origin = Origin(recipe=f"{own}:data", arguments={}, seed=0)
+    save_posterior("mine.safetensors", PointPosterior(nn.Linear(1, 1), {}), origin=origin)
+    assert cli.main(["evaluate", "mine.safetensors"]) == 2
+    assert f"there is no recipe '{own}:data'" in capsys.readouterr().err
+    assert own not in sys.modules
 
 
 @pytest.mark.parametrize(

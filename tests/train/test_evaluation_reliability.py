@@ -46,11 +46,11 @@ def test_bins_of_equal_mass_hold_as_many_examples_each() -> None:
 
 
 def test_equal_confidences_stay_together_whatever_their_order() -> None:
-    # A saturated network: all are sure, the first half is right. Cut by order, the bins would be off by 0 and by 1.
-    probabilities, labels = binary([1.0] * 20, [1] * 10 + [0] * 10)
-    assert ece(probabilities, labels, bins=2, equal_mass=True) == pytest.approx(0.5)
+    # All are equally sure, the first half is right. Cut by order, the bins would be off by 0.25 and by 0.75.
+    probabilities, labels = binary([0.75] * 20, [1] * 10 + [0] * 10)
+    assert ece(probabilities, labels, bins=2, equal_mass=True) == pytest.approx(0.25)
     order = np.random.default_rng(1).permutation(20)
-    assert ece(probabilities[order], labels[order], bins=2, equal_mass=True) == pytest.approx(0.5)
+    assert ece(probabilities[order], labels[order], bins=2, equal_mass=True) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 
@@ -17,7 +18,9 @@ from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
 from edge_bdl_train.likelihoods.histogram import Histogram
 from edge_bdl_train.likelihoods.mixture_density import MixtureDensity
+from edge_bdl_train.likelihoods.restored import restored
 from edge_bdl_train.likelihoods.student_t import StudentT
+from edge_bdl_train.methods.described import described
 
 EDGES = (-3.0, -1.0, 0.5, 0.75, 4.0)
 REGRESSION: dict[str, RegressionLikelihood] = {
@@ -190,6 +193,35 @@ def test_a_noise_is_kept_as_it_was_given_and_travels_in_a_state_dict() -> None:
     other.load_state_dict(likelihood.state_dict())
     assert torch.equal(other.noise, likelihood.noise)
     assert isinstance(likelihood, nn.Module)
+
+
+@pytest.mark.parametrize("likelihood", [*REGRESSION.values(), Categorical(7)], ids=[*REGRESSION, "categorical"])
+def test_a_likelihood_comes_back_from_its_description_as_json(likelihood: Likelihood) -> None:
+    again = restored(json.loads(json.dumps(described(likelihood))))
+    if isinstance(likelihood, Gaussian):
+        assert isinstance(again, Gaussian)
+        assert again.noise.item() == pytest.approx(likelihood.noise.item(), rel=1e-15)
+    else:
+        assert again == likelihood
+
+
+class Own(Gaussian):
+    """A likelihood of somebody else's."""
+
+
+def test_a_description_of_another_class_gives_none_and_one_that_makes_no_sense_is_refused() -> None:
+    assert restored(described(Own(1.0))) is None
+    assert restored({}) is None
+    for wrong in (
+        {"class": "Gaussian"},
+        {"class": "Gaussian", "noise": "loud"},
+        {"class": "StudentT", "df": None},
+        {"class": "Histogram"},
+    ):
+        with pytest.raises(InputError, match=f"likelihood {wrong['class']} cannot be restored"):
+            restored(wrong)
+    with pytest.raises(InputError, match="df must be above 2"):
+        restored({"class": "StudentT", "df": 1.0})
 
 
 @EVERY

@@ -28,8 +28,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
 
 
-def build(config: ensemble.Config = CONFIG) -> ensemble.EnsembleTrainee:
-    return ensemble.build(network(), Gaussian(noise=1.0), config, n_data=32, generator=seeded(0))
+def build(config: ensemble.Config = CONFIG, likelihood: Gaussian | None = None) -> ensemble.EnsembleTrainee:
+    return ensemble.build(network(), likelihood or Gaussian(noise=1.0), config, n_data=32, generator=seeded(0))
 
 
 def test_members_start_apart_and_share_no_memory() -> None:
@@ -40,12 +40,13 @@ def test_members_start_apart_and_share_no_memory() -> None:
     assert len(set(pointers)) == len(pointers)
 
 
-def test_a_member_is_what_it_would_be_alone() -> None:
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_member_is_what_it_would_be_alone(learned: bool) -> None:
     # The last part, trained by itself with its own share of the generator, comes out the same to the bit.
-    trainee = build()
+    trainee = build(likelihood=Gaussian(1.0, learned=learned))
     generator = seeded(1)
     posterior = fit(trainee, (X, Y), epochs=2, batch_size=8, generator=generator)
-    again, generator = build(), seeded(1)
+    again, generator = build(likelihood=Gaussian(1.0, learned=learned)), seeded(1)
     for _ in range(4):  # the orders of the first two parts' epochs
         torch.randperm(32, generator=generator)
     for part in again.parts[:2]:
@@ -55,6 +56,22 @@ def test_a_member_is_what_it_would_be_alone() -> None:
     members = posterior.state_dict()
     for name, tensor in alone.network.state_dict().items():
         assert torch.equal(members[f"members.{name}"][2], tensor)
+
+
+def test_noises_that_members_learned_apart_are_kept_as_the_mean_of_their_variances() -> None:
+    likelihood = Gaussian(1.0, learned=True)
+    trainee = build(likelihood=likelihood)
+    posterior = fit(trainee, (X, Y), epochs=2, batch_size=8, generator=seeded(1))
+    noises = [float(part.likelihood.noise.detach()) for part in trainee.parts]
+    assert len({1.0, *noises}) == 4
+    expected = (sum(noise**2 for noise in noises) / 3) ** 0.5
+    assert float(likelihood.noise.detach()) == pytest.approx(expected)
+    assert posterior.settings["likelihood"] == {"class": "Gaussian", "noise": pytest.approx(expected)}
+    # One that was given stays to the bit.
+    given = Gaussian(0.1)
+    before = given.log_noise.clone()
+    fit(build(likelihood=given), (X, Y), epochs=1, batch_size=8, generator=seeded(1))
+    assert torch.equal(given.log_noise, before)
 
 
 def test_a_step_trains_every_member_for_who_has_a_loop_of_their_own() -> None:

@@ -183,6 +183,17 @@ def test_the_probit_predictive_is_close_to_the_integral_that_it_approximates() -
     assert torch.allclose(posterior.probit(far).sum(1), torch.ones(N, dtype=torch.float64))
 
 
+def test_the_probit_predictive_worked_by_hand() -> None:
+    layer = nn.Linear(2, 2, bias=False).double()
+    layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    variances = torch.tensor([[3.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
+    posterior = laplace.LaplacePosterior(layer, {"layer": ""}, variances)
+    # Logits 1 and 2 with variances 3 and 5.
+    gap = 1.0 / math.sqrt(1.0 + math.pi / 8.0 * 3.0) - 2.0 / math.sqrt(1.0 + math.pi / 8.0 * 5.0)
+    (row,) = posterior.probit(torch.ones(1, 2, dtype=torch.float64)).tolist()
+    assert row == pytest.approx([1.0 / (1.0 + math.exp(-gap)), 1.0 / (1.0 + math.exp(gap))])
+
+
 def test_without_variance_the_probit_predictive_is_the_softmax() -> None:
     posterior = trained_classifier()
     certain = laplace.LaplacePosterior(

@@ -132,6 +132,20 @@ def test_multi_swag_draws_as_often_from_each_of_its_walks() -> None:
     assert sorted(nearest[:3].tolist()) == [0, 1, 2]
 
 
+def test_walks_learn_their_noise_apart_and_the_mean_of_their_variances_is_kept() -> None:
+    config = multi_swag.Config(
+        swag=swag.Config(start_epoch=1, optimiser=Optimiser(kind="sgd", learning_rate=0.05)), members=2
+    )
+    likelihood = Gaussian(1.0, learned=True)
+    trainee = multi_swag.build(network(), likelihood, config, n_data=60, generator=seeded(0))
+    posterior = fit(trainee, (X, Y), epochs=3, batch_size=20, generator=seeded(1))
+    noises = [component.settings["likelihood"]["noise"] for component in posterior.components]
+    assert len({1.0, *noises}) == 3
+    expected = (sum(noise**2 for noise in noises) / 2) ** 0.5
+    assert posterior.settings["likelihood"]["noise"] == pytest.approx(expected)
+    assert float(likelihood.noise.detach()) == pytest.approx(expected)
+
+
 def test_one_walk_is_no_multi_swag() -> None:
     with pytest.raises(InputError, match="at least 2 members, got 1"):
         multi_swag.Config(swag=swag.Config(start_epoch=0), members=1)

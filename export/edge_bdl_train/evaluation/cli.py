@@ -12,7 +12,7 @@ import torch
 from edge_bdl.commands.arguments import Parser, add_json
 from edge_bdl.commands.output import print_json
 from edge_bdl.errors import InputError
-from edge_bdl_train.evaluation.judge import judge, open_fitted
+from edge_bdl_train.evaluation.judge import judge, open_fitted, open_own
 from edge_bdl_train.evaluation.plots import plot
 from edge_bdl_train.evaluation.report import Evaluation, table
 from edge_bdl_train.posterior import Posterior
@@ -32,6 +32,12 @@ def evaluate(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.samples is not None and options.samples < 1:
         raise InputError(f"--samples must be at least 1, got {options.samples}")
+    # What a file names is never imported, only what the caller does.
+    options.own = options.recipe is not None and ":" in options.recipe
+    if options.own and (options.quick or options.data):
+        raise InputError(
+            f"--quick and --data are for recipes of this package, not for {options.recipe}: leave them out"
+        )
     options.recipe = options.recipe or recipe_of(options.checkpoint)
     if options.json:
         posterior, evaluation = _evaluate(options, silent)
@@ -51,8 +57,11 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _evaluate(options: argparse.Namespace, stage: Stage) -> tuple[Posterior, Evaluation]:
-    recipe = open_recipe(options.recipe, quick=options.quick, data=options.data)
-    posterior, held_out = open_fitted(options.checkpoint, recipe, stage)
+    if options.own:
+        posterior, held_out = open_own(options.checkpoint, options.recipe)
+    else:
+        recipe = open_recipe(options.recipe, quick=options.quick, data=options.data)
+        posterior, held_out = open_fitted(options.checkpoint, recipe, stage)
     members = options.samples or min(_MEMBERS, posterior.size or _MEMBERS)
     generator = torch.Generator().manual_seed(options.seed)
     return posterior, judge(posterior, held_out, members=members, generator=generator, stage=stage)
@@ -63,7 +72,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path, help="what `edge-bdl train` wrote, or a posterior"
     )
-    parser.add_argument("--recipe", choices=sorted(RECIPES), help="that it was trained by, where the file does not say")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help=f"that it was trained by, where the file does not say: {', '.join(sorted(RECIPES))}; or MODULE:FUNCTION, "
+        "of your own, which returns network and HeldOut",
+    )
     parser.add_argument(
         "--samples", type=int, metavar="S", help=f"members to draw (default {_MEMBERS}, or all there are)"
     )

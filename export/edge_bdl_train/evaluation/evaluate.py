@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from edge_bdl.calibration import temper
@@ -90,6 +92,7 @@ def evaluate_gaussians(
     targets: Any,
     *,
     unit: str,
+    log_density: Any = None,
     scores: Scores | None = None,
     outsiders: Mapping[str, Scores] | None = None,
     unbiased: bool = True,
@@ -101,6 +104,8 @@ def evaluate_gaussians(
         variance: the same shape, above 0: each member's own idea of the noise.
         targets: [N].
         unit: of the targets.
+        log_density: the same shape: the logarithm of each member's density at the targets, where that is no Gaussian
+            with this mean and variance. Then there is no CRPS.
         scores: of these examples; what ``gaussian_scores`` makes of them where there is nothing to add to it.
         outsiders: the same scores of inputs that have no target, by their set's name.
         unbiased: whether the members are independent draws; see ``edge_bdl.uncertainty``.
@@ -116,13 +121,12 @@ def evaluate_gaussians(
     figures = {
         "rmse": rmse(means, y),
         "mae": mae(means, y),
-        "log_likelihood": log_likelihood(means, variances, y),
-        "crps": crps_gaussian(means, variances, y),
+        **_densities(means, variances, y, log_density),
         "coverage_90": coverage(intervals[0.9], y),
         "width_90": sharpness(intervals[0.9]),
     }
     return Evaluation(
-        task="heteroscedastic",
+        task="regression",
         examples=len(y),
         members=len(means),
         unit=unit,
@@ -132,6 +136,16 @@ def evaluate_gaussians(
         interval_width=Curve(x=_LEVELS, y=tuple(sharpness(interval) for interval in intervals.values())),
         **_of_scores((y - means.mean(0)).abs(), scores, outsiders or {}),
     )
+
+
+def _densities(means: Tensor, variances: Tensor, y: Tensor, log_density: Any) -> dict[str, float]:
+    """What asks for the whole distribution, not only for its mean and variance."""
+    if log_density is None:
+        return {"log_likelihood": log_likelihood(means, variances, y), "crps": crps_gaussian(means, variances, y)}
+    given = torch.atleast_2d(finite("logarithms of densities", log_density, "[S, N] or [N]", (1, 2)))
+    if given.shape != means.shape:
+        raise InputError(f"every mean needs a density, got {list(means.shape)} and {list(given.shape)}")
+    return {"log_likelihood": float((given.logsumexp(0) - math.log(len(given))).mean())}
 
 
 def _means(parts: Uncertainty) -> dict[str, float]:

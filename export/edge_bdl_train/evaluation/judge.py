@@ -8,15 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.callers_code import call
 from edge_bdl_train.evaluation.density import FeatureDensity, features_of
 from edge_bdl_train.evaluation.evaluate import evaluate_classes, evaluate_gaussians
 from edge_bdl_train.evaluation.report import Evaluation
 from edge_bdl_train.evaluation.scores import Scores, class_scores, gaussian_scores
 from edge_bdl_train.held_out import HeldOut
+from edge_bdl_train.likelihoods.base import Likelihood, RegressionLikelihood
+from edge_bdl_train.likelihoods.categorical import Categorical
+from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from edge_bdl_train.likelihoods.restored import restored
 from edge_bdl_train.methods.dropout import DropoutPosterior, dropout_posterior
 from edge_bdl_train.methods.point import PointPosterior
 from edge_bdl_train.posterior import Posterior
-from edge_bdl_train.posterior_file import is_posterior_file
+from edge_bdl_train.posterior_file import is_posterior_file, load_posterior
 from edge_bdl_train.progress import Stage, silent
 from edge_bdl_train.recipes.base import Recipe
 
@@ -39,6 +44,24 @@ def open_fitted(path: Path, recipe: Recipe, stage: Stage = silent) -> tuple[Post
     network = recipe.load(path)
     held_out = recipe.held_out(network, stage)
     return as_posterior(network, held_out.known[:1], held_out.known_targets[:1]), held_out
+
+
+def open_own(path: Path, reference: str) -> tuple[Posterior, HeldOut]:
+    """The posterior of a file and the data to judge it by, of a network that no recipe of this package built.
+
+    Args:
+        path: a posterior's file.
+        reference: ``MODULE:FUNCTION`` of the caller's, which returns the network, with any weights, and a ``HeldOut``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or another network's.
+        InputError: the function fails, or returns something else.
+    """
+    match call(reference):
+        case (nn.Module() as network, HeldOut() as held_out):
+            return load_posterior(path, network), held_out
+        case other:
+            raise InputError(f"{reference}() gave {other!r}: return a torch network and a HeldOut")
 
 
 def as_posterior(network: nn.Module, inputs: Tensor, targets: Tensor) -> Posterior:
@@ -70,9 +93,9 @@ def judge(
         InputError: the network's outputs are not what the data asks for.
     """
     drawn = posterior.sample(generator, members)
-    classes = held_out.task == "classification"
+    likelihood = _likelihood(posterior, held_out)
     sets = {"": held_out.inputs, **held_out.outsiders}
-    advance = stage("members predict", members * (len(sets) + classes))
+    advance = stage("members predict", members * (len(sets) + isinstance(likelihood, Categorical)))
 
     def outputs(inputs: Tensor) -> Tensor:
         answers = []
@@ -81,31 +104,49 @@ def judge(
             advance()
         return torch.stack(answers).double()
 
-    predicted = {name: _checked(outputs(inputs), held_out.task) for name, inputs in sets.items()}
-    scores = {name: _scores(members_outputs, held_out.task) for name, members_outputs in predicted.items()}
+    predicted = {name: _checked(outputs(inputs), likelihood) for name, inputs in sets.items()}
+    scores = {name: _scores(members_outputs, likelihood) for name, members_outputs in predicted.items()}
     _add_density(scores, posterior.network, held_out, sets)
     known = scores.pop("")
-    if classes:
+    if isinstance(likelihood, Categorical):
         return evaluate_classes(
             predicted[""].softmax(-1),
             held_out.targets,
             scores=known,
             outsiders=scores,
-            calibration=(_checked(outputs(held_out.known), held_out.task).softmax(-1), held_out.known_targets),
+            calibration=(_checked(outputs(held_out.known), likelihood).softmax(-1), held_out.known_targets),
         )
-    mean, variance = _gaussian(predicted[""])
-    return evaluate_gaussians(mean, variance, held_out.targets, unit=held_out.unit, scores=known, outsiders=scores)
+    targets = held_out.targets.double()
+    is_gaussian = isinstance(likelihood, (Gaussian, HeteroscedasticGaussian))
+    return evaluate_gaussians(
+        *_moments(predicted[""], likelihood),
+        targets,
+        unit=held_out.unit,
+        log_density=None if is_gaussian else likelihood.log_prob(predicted[""], targets),
+        scores=known,
+        outsiders=scores,
+    )
 
 
-def _scores(outputs: Tensor, task: str) -> Scores:
-    if task == "classification":
-        return class_scores(outputs.softmax(-1), outputs)
-    return gaussian_scores(*_gaussian(outputs))
+def _likelihood(posterior: Posterior, held_out: HeldOut) -> Categorical | RegressionLikelihood:
+    """What the outputs mean: as the posterior was fitted, else as the data say."""
+    own = restored(posterior.settings.get("likelihood", {})) or held_out.likelihood
+    if not isinstance(own, (Categorical, RegressionLikelihood)):
+        raise InputError(
+            "neither the posterior nor the data say what the network's outputs mean: give HeldOut a likelihood"
+        )
+    return own
 
 
-def _gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [S, N] of outputs [S, N, 2]."""
-    return outputs[..., 0], outputs[..., 1].exp()
+def _scores(outputs: Tensor, likelihood: Likelihood) -> Scores:
+    if isinstance(likelihood, RegressionLikelihood):
+        return gaussian_scores(*_moments(outputs, likelihood))
+    return class_scores(outputs.softmax(-1), outputs)
+
+
+def _moments(outputs: Tensor, likelihood: RegressionLikelihood) -> tuple[Tensor, Tensor]:
+    """Each member's mean and variance [S, N] of the one target."""
+    return likelihood.predictive_mean(outputs)[..., 0], likelihood.predictive_variance(outputs).detach()[..., 0]
 
 
 def _add_density(scores: dict[str, Scores], network: nn.Module, held_out: HeldOut, sets: dict[str, Tensor]) -> None:
@@ -118,8 +159,10 @@ def _add_density(scores: dict[str, Scores], network: nn.Module, held_out: HeldOu
         scores[name]["density"] = density(features_of(network, inputs))
 
 
-def _checked(outputs: Tensor, task: str) -> Tensor:
-    if outputs.ndim != 3 or (task == "heteroscedastic" and outputs.shape[-1] != 2) or outputs.shape[-1] < 2:
-        expected = "logits [N, K]" if task == "classification" else "mean and log-variance [N, 2]"
-        raise InputError(f"the network gives {list(outputs.shape[1:])}, the recipe's data are for {expected}")
+def _checked(outputs: Tensor, likelihood: Likelihood) -> Tensor:
+    if outputs.ndim != 3 or outputs.shape[-1] != likelihood.outputs:
+        raise InputError(
+            f"the network gives {list(outputs.shape[1:])}, expected [N, {likelihood.outputs}] for one target or its "
+            f"classes by the likelihood {type(likelihood).__name__}"
+        )
     return outputs

@@ -13,7 +13,7 @@ from edge_bdl_train.evaluation.ood import Separation
 # Points of a curve that are kept: enough to draw it by, and few enough to print.
 _POINTS = 101
 
-Task = Literal["classification", "heteroscedastic"]
+Task = Literal["classification", "regression"]
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

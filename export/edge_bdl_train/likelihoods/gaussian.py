@@ -17,7 +17,7 @@ class Gaussian(nn.Module, RegressionLikelihood):
 
     Args:
         noise: standard deviation, in units of the target; where it is learned, its initial value.
-        learned: whether training may change the noise; if so, keep ``state_dict()`` beside the posterior.
+        learned: whether training may change the noise; the posterior keeps what became of it in its ``settings``.
 
     Raises:
         InputError: the noise is not above 0.

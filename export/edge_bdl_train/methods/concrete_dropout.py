@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, GradientTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.methods.dropout import DropoutPosterior, dropout_posterior, dropouts, mask_shape
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
@@ -76,7 +76,7 @@ class Concrete(nn.Module):
         """Drops units softly (Gal et al. 2017, equation 5); each row with its own mask. Random in training only."""
         if not self.training:
             return x
-        uniform = torch.rand((len(x), *mask_shape(self.stands_for, x)[1:]), dtype=x.dtype)
+        uniform = torch.rand((len(x), *mask_shape(self.stands_for, x)[1:]), dtype=x.dtype, device=x.device)
         # float32 draws can be exactly 0, whose logit would be infinite.
         noise = torch.logit(uniform, eps=torch.finfo(x.dtype).eps)
         dropped = torch.sigmoid((self.logit + noise) / self.temperature)
@@ -136,7 +136,7 @@ class ConcreteDropoutTrainee(GradientTrainee):
             plain = copy.deepcopy(self._concrete[name].stands_for)
             plain.p = rate
             network.set_submodule(name, plain)
-        return dropout_posterior(ConcreteDropoutPosterior, network, described(self.config), batches)
+        return dropout_posterior(ConcreteDropoutPosterior, network, settings_of(self.config, self.likelihood), batches)
 
 
 class ConcreteDropoutPosterior(DropoutPosterior):

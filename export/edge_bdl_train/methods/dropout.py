@@ -20,7 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
 from edge_bdl_train.priors.base import Prior
@@ -59,7 +59,7 @@ class DropoutTrainee(PriorTrainee):
 
     def posterior(self, batches: Iterable[Data]) -> DropoutPosterior:
         """The network with masks to be drawn."""
-        return dropout_posterior(DropoutPosterior, self.network, described(self.config), batches)
+        return dropout_posterior(DropoutPosterior, self.network, settings_of(self.config, self.likelihood), batches)
 
 
 class DropoutPosterior(Posterior):

@@ -5,6 +5,7 @@ Each member has its own initial weights and its own order of the data.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from edge_bdl_train.initialise import reinitialised
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods import point
 from edge_bdl_train.methods.bank import BankPosterior
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.priors.base import Prior
 
@@ -52,10 +53,12 @@ def build(
     """
     single = point.Config(prior=config.prior, optimiser=config.optimiser)
     parts = [
-        point.build(reinitialised(network, generator), likelihood, single, n_data=n_data, generator=generator)
+        point.build(
+            reinitialised(network, generator), copy.deepcopy(likelihood), single, n_data=n_data, generator=generator
+        )
         for _ in range(config.members)
     ]
-    return EnsembleTrainee(parts, config)
+    return EnsembleTrainee(parts, likelihood, config)
 
 
 class EnsembleTrainee(TraineesApart):
@@ -64,8 +67,11 @@ class EnsembleTrainee(TraineesApart):
     def posterior(self, batches: Iterable[Data]) -> EnsemblePosterior:
         """The members as they are."""
         posteriors = [part.posterior(batches) for part in self.parts]
+        self.average_noise()
         return EnsemblePosterior(
-            posteriors[0].network, described(self.config), [posterior.mean() for posterior in posteriors]
+            posteriors[0].network,
+            settings_of(self.config, self.likelihood),
+            [posterior.mean() for posterior in posteriors],
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data
+from edge_bdl_train.layers.weight import standard_normal
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.likelihoods.gaussian import Gaussian
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
@@ -86,7 +87,7 @@ class GaussianHeadPosterior(Posterior):
         # A row of zeros has no variance, and so no Cholesky factor.
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
-        noise = torch.randn((n, *mean.shape), generator=generator, dtype=mean.dtype)
+        noise = standard_normal(torch.Size((n, *mean.shape)), mean, generator)
         return mean + torch.einsum("nab,snb->sna", root, noise)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -109,7 +110,7 @@ class GaussianHeadPosterior(Posterior):
 
     def _deviation(self, generator: torch.Generator) -> Tensor:
         shape = matrix(self._layer).shape
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        noise = standard_normal(shape, self.covariance, generator)
         if self.covariance.ndim == 4:
             return (self._root @ noise.flatten()).reshape(shape)
         if self.covariance.ndim == 3:

@@ -19,7 +19,7 @@ from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.methods.gaussian_head import (
     GaussianHeadPosterior,
     features,
@@ -93,8 +93,11 @@ class LaplaceTrainee(PriorTrainee):
         if precision is None:
             precision = best_prior_precision(curvature, matrix(layer))
         settings = {
-            **described(self.config), **noise_of(self.likelihood), "layer": name, "prior_precision": precision
-        }  # fmt: skip
+            **settings_of(self.config, self.likelihood),
+            **noise_of(self.likelihood),
+            "layer": name,
+            "prior_precision": precision,
+        }
         return LaplacePosterior(network, settings, _inverse(curvature, precision))
 
 

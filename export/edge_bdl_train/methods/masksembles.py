@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
 from edge_bdl_train.priors.base import Prior
@@ -120,7 +120,7 @@ class MasksemblesTrainee(PriorTrainee):
 
     def posterior(self, batches: Iterable[Data]) -> MasksemblesPosterior:
         """The network under each of its masks."""
-        return MasksemblesPosterior(copy.deepcopy(self.network), described(self.config), self._masks)
+        return MasksemblesPosterior(copy.deepcopy(self.network), settings_of(self.config, self.likelihood), self._masks)
 
 
 class MasksemblesPosterior(Posterior):

@@ -22,7 +22,7 @@ from edge_bdl_train.kl_schedules import Constant, KlSchedule
 from edge_bdl_train.layers.base import Estimator, drawing, total_kl, variational_layers
 from edge_bdl_train.layers.weight import Proportional, standard_normal
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
 from edge_bdl_train.priors.base import Prior
@@ -123,7 +123,7 @@ class MeanFieldTrainee(GradientTrainee):
         }
         network = copy.deepcopy(self._deterministic)
         network.load_state_dict({**rest, **means})
-        return MeanFieldPosterior(network, {**described(self.config), "weights": [*sigmas]}, sigmas)
+        return MeanFieldPosterior(network, {**settings_of(self.config, self.likelihood), "weights": [*sigmas]}, sigmas)
 
 
 class MeanFieldPosterior(Posterior):

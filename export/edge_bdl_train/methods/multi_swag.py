@@ -15,7 +15,7 @@ from edge_bdl_train.fit import Data, TraineesApart
 from edge_bdl_train.initialise import reinitialised
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods import swag
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.posterior import Member, Posterior, check_count
 
 
@@ -46,10 +46,16 @@ def build(
         InputError: a module's parameters cannot be drawn anew.
     """
     parts = [
-        swag.build(reinitialised(network, generator), likelihood, config.swag, n_data=n_data, generator=generator)
+        swag.build(
+            reinitialised(network, generator),
+            copy.deepcopy(likelihood),
+            config.swag,
+            n_data=n_data,
+            generator=generator,
+        )
         for _ in range(config.members)
     ]
-    return MultiSwagTrainee(parts, config)
+    return MultiSwagTrainee(parts, likelihood, config)
 
 
 class MultiSwagTrainee(TraineesApart):
@@ -60,7 +66,10 @@ class MultiSwagTrainee(TraineesApart):
     def posterior(self, batches: Iterable[Data]) -> MultiSwagPosterior:
         """The mixture of their Gaussians."""
         components = [part.posterior(batches) for part in self.parts]
-        return MultiSwagPosterior(components, {**described(self.config), "swag": components[0].settings})
+        self.average_noise()
+        return MultiSwagPosterior(
+            components, {**settings_of(self.config, self.likelihood), "swag": components[0].settings}
+        )
 
 
 class MultiSwagPosterior(Posterior):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edge_bdl_train.fit import Data, PriorTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
 from edge_bdl_train.priors.base import Prior
@@ -45,7 +45,7 @@ class PointTrainee(PriorTrainee):
 
     def posterior(self, batches: Iterable[Data]) -> PointPosterior:
         """All its mass on the weights as they are."""
-        return PointPosterior(copy.deepcopy(self.network), described(self.config))
+        return PointPosterior(copy.deepcopy(self.network), settings_of(self.config, self.likelihood))
 
 
 class PointPosterior(Posterior):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, PriorTrainee
+from edge_bdl_train.layers.weight import standard_normal
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.methods.bank import BankPosterior
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member
 from edge_bdl_train.priors.base import Prior
@@ -125,7 +126,7 @@ class SgmcmcTrainee(PriorTrainee):
             for name, tensor in network.state_dict().items():
                 if tensor.is_floating_point():
                     tensor.copy_(torch.stack([member[name] for member in self._kept]).mean(0))
-        return SgmcmcPosterior(network, described(self.config), self._kept)
+        return SgmcmcPosterior(network, settings_of(self.config, self.likelihood), self._kept)
 
     @torch.no_grad()
     def _move(self, position: float | None) -> None:
@@ -141,9 +142,7 @@ class SgmcmcTrainee(PriorTrainee):
             assert parameter.grad is not None
             momentum.mul_(keep).sub_(rate * parameter.grad)
             if noise:
-                momentum.add_(
-                    torch.randn(parameter.shape, generator=self._generator, dtype=parameter.dtype), alpha=noise
-                )
+                momentum.add_(standard_normal(parameter.shape, parameter, self._generator), alpha=noise)
             parameter.add_(momentum)
 
 

@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_bdl.errors import InputError
 from edge_bdl_train.fit import Data, PriorTrainee
+from edge_bdl_train.layers.weight import standard_normal
 from edge_bdl_train.likelihoods.base import Likelihood
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Member, Posterior, check_count, check_state
 from edge_bdl_train.priors.base import Prior
@@ -72,7 +73,7 @@ class SwagTrainee(PriorTrainee):
     ) -> None:
         super().__init__(network, likelihood, config, n_data=n_data, generator=generator)
         self._count = 0
-        self._mean = torch.zeros(sum(p.numel() for p in network.parameters()), dtype=torch.float64)
+        self._mean = torch.zeros_like(nn.utils.parameters_to_vector(network.parameters()).detach(), dtype=torch.float64)
         self._square = torch.zeros_like(self._mean)
         self._deviations: list[Tensor] = []
 
@@ -111,7 +112,7 @@ class SwagTrainee(PriorTrainee):
         if rows is not None:
             network.load_state_dict({**network.state_dict(), **batch_statistics(network, {}, rows)})
         kept = None if rows is None else {"shape": list(rows.shape), "dtype": str(rows.dtype).removeprefix("torch.")}
-        settings = {**described(self.config), "rows": kept}
+        settings = {**settings_of(self.config, self.likelihood), "rows": kept}
         return SwagPosterior(network, settings, variance, torch.stack(self._deviations).to(dtype), rows)
 
 
@@ -178,8 +179,8 @@ class SwagPosterior(Posterior):
 
     def _draw(self, generator: torch.Generator) -> Member:
         mean = nn.utils.parameters_to_vector(self.network.parameters())
-        own = torch.randn(len(mean), generator=generator)
-        shared = torch.randn(len(self.deviations), generator=generator)
+        own = standard_normal(mean.shape, mean, generator)
+        shared = standard_normal(self.deviations.shape[:1], self.deviations, generator)
         low_rank = shared @ self.deviations / math.sqrt(2.0 * (len(self.deviations) - 1))
         weights = mean + math.sqrt(0.5) * self.variance.sqrt() * own + low_rank
         sizes = [parameter.numel() for parameter in self.network.parameters()]

@@ -20,7 +20,7 @@ from edge_bdl_train.fit import Data, GradientTrainee
 from edge_bdl_train.likelihoods.base import Likelihood
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian
-from edge_bdl_train.methods.described import described
+from edge_bdl_train.methods.described import settings_of
 from edge_bdl_train.methods.gaussian_head import (
     GaussianHeadPosterior,
     find_last_layer,
@@ -152,7 +152,7 @@ class VbllTrainee(GradientTrainee):
             covariance = roots @ roots.transpose(1, 2)
         else:
             covariance = roots.diagonal(dim1=1, dim2=2).square()
-        settings = {**described(self.config), **noise_of(self.likelihood), "layer": name}
+        settings = {**settings_of(self.config, self.likelihood), **noise_of(self.likelihood), "layer": name}
         return VbllPosterior(network, settings, covariance)
 
     def _log_prior_before(self) -> Tensor:
