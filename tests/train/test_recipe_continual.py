@@ -17,6 +17,7 @@ from edge_bdl_train.data.idx import LabelledImages
 from edge_bdl_train.data.mnist import MNIST_FOLDER, load_mnist
 from edge_bdl_train.fit import Data
 from edge_bdl_train.layers.base import variational_layers
+from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.progress import silent
 from edge_bdl_train.recipes import open_study
 from edge_bdl_train.recipes.continual import (
@@ -75,7 +76,7 @@ def test_tasks_are_pairs_of_digits_in_random_order() -> None:
 def test_a_task_begins_at_its_prior_and_only_its_new_head_has_anything_to_pay() -> None:
     trunk = belief().part(head=False)
     start = new_network(0, 1)
-    trainee = variational(trunk, start, 100, torch.Generator().manual_seed(0))
+    trainee = variational(trunk, start, 100, Optimiser(), torch.Generator().manual_seed(0))
     kls = {name: layer.kl().item() for name, layer in variational_layers(trainee.network).items()}
     head = kls.pop(HEAD)
     # What is left is the rounding of softplus and its inverse, per weight.
@@ -89,7 +90,7 @@ def test_a_task_begins_at_its_prior_and_only_its_new_head_has_anything_to_pay() 
 
 def test_leaving_the_prior_costs_what_the_closed_form_says() -> None:
     trunk = belief().part(head=False)
-    trainee = variational(trunk, new_network(0, 1), 100, torch.Generator().manual_seed(0))
+    trainee = variational(trunk, new_network(0, 1), 100, Optimiser(), torch.Generator().manual_seed(0))
     layer = variational_layers(trainee.network)["2"]
     before = layer.kl().item()
     with torch.no_grad():
@@ -99,7 +100,7 @@ def test_leaving_the_prior_costs_what_the_closed_form_says() -> None:
 
 
 def test_sigmas_are_set_by_name_and_the_others_stay() -> None:
-    trainee = variational(Belief({}, {}), new_network(0, 0), 100, torch.Generator())
+    trainee = variational(Belief({}, {}), new_network(0, 0), 100, Optimiser(), torch.Generator())
     wanted = belief().sigmas["2.weight"]
     set_sigmas(trainee.network, {"2.weight": wanted})
     weights = variational_layers(trainee.network)["2"].weights()
@@ -132,12 +133,32 @@ class Watched(ContinualStudy):
         self.seen.append((len(data[0]), set(prior.means)))
         return super()._update(prior, start, data, *others)
 
+    def _tune(self, belief: Belief, memory: Data, generator: torch.Generator) -> Belief:
+        self.seen.append((len(memory[0]), set(belief.means)))
+        return super()._tune(belief, memory, generator)
+
 
 def test_coresets_are_kept_out_of_training_and_tune_a_copy_for_each_question() -> None:
     study = Watched(ContinualConfig(tasks=2, images=20, epochs=1, coreset=4, members=2))
     study.learn(two_tasks(20), 4, 0, silent)
     trunk, whole = set(belief().part(head=False).means), set(belief().means)
     assert study.seen == [(16, set()), (4, whole), (16, trunk), (4, whole), (4, whole)]
+
+
+def test_tuning_on_a_coreset_makes_its_images_likelier_and_hardly_leaves_what_is_known_well() -> None:
+    study = ContinualStudy(ContinualConfig(coreset_steps=60))
+    known = Belief(new_network(0, 0), {n: torch.full_like(t, 0.02) for n, t in new_network(0, 0).items()})
+    known.sigmas["0.weight"][:, : PIXELS // 2] = 1e-4
+    memory = two_tasks(40)[0].train
+    tuned = study._tune(known, memory, torch.Generator().manual_seed(0))
+
+    def nll(belief: Belief) -> float:
+        logits = posterior_of(belief).predict(memory[0], 20, torch.Generator().manual_seed(1))
+        return torch.nn.functional.cross_entropy(torch.log_softmax(logits, -1).exp().mean(0).log(), memory[1]).item()
+
+    assert nll(tuned) < nll(known)
+    moved = (tuned.means["0.weight"] - known.means["0.weight"]).abs()
+    assert moved[:, : PIXELS // 2].mean() < 0.2 * moved[:, PIXELS // 2 :].mean()
 
 
 def test_without_coresets_all_is_trained_on_once() -> None:

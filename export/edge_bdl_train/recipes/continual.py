@@ -51,6 +51,10 @@ _ADAM = Optimiser(learning_rate=1e-3)
 _SIGMA = 0.01
 """Where the search begins. What a short training leaves wide, the next task may move, and forgets: from 0.05, where the
 paper begins, 30 epochs reached an average of 93.9 % (seed 0)."""
+_TUNING_RATE, _TUNING_FALL = 1e-4, 0.1
+"""Adam's learning rate on a coreset, at first and as a share of that at the end; chosen on training images left out.
+Adam moves every weight by about as much at first, however sure of it the belief is: 15 steps of 1e-3 brought an average
+of 97.9 % down to 94.9 %, and 120 of these up to 98.2 %."""
 _SOURCE = "Nguyen et al. 2018, section 6.1"
 
 
@@ -61,9 +65,10 @@ class ContinualConfig:
     Attributes:
         tasks: how many of the five.
         images: to train on in each task; all of them when None.
-        epochs: of each task, and of a coreset.
+        epochs: of each task.
         batch_size: images a step.
         coreset: images kept of each task.
+        coreset_steps: on all images of a coreset, before each question.
         members: draws of the weights for a prediction.
     """
 
@@ -72,14 +77,15 @@ class ContinualConfig:
     epochs: int = 15
     batch_size: int = 256
     coreset: int = 40
+    coreset_steps: int = 120
     members: int = 20
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         if not 1 <= self.tasks <= len(TASKS):
             raise InputError(f"tasks must be 1 to {len(TASKS)}, got {self.tasks}")
-        if min(self.epochs, self.batch_size, self.coreset, self.members) < 1:
-            raise InputError(f"epochs, batch_size, coreset and members must be at least 1, got {self}")
+        if min(self.epochs, self.batch_size, self.coreset, self.coreset_steps, self.members) < 1:
+            raise InputError(f"epochs, batch_size, coreset, coreset_steps and members must be at least 1, got {self}")
         if self.images is not None and self.images <= self.coreset:
             raise InputError(f"the coreset of {self.coreset} leaves nothing of {self.images} images to train on")
 
@@ -170,7 +176,7 @@ class ContinualStudy(Study):
             for head, memory, old in zip(heads, kept, tasks, strict=False):
                 belief = trunk | head
                 if coreset:
-                    belief = self._update(belief, belief.means, memory, generator, silent, "")
+                    belief = self._tune(belief, memory, generator)
                 accuracies[-1].append(self.test(posterior_of(belief), old, self.config.members, generator))
         return accuracies
 
@@ -189,10 +195,18 @@ class ContinualStudy(Study):
         label: str,
     ) -> Belief:
         """The posterior under this prior; see ``variational``."""
-        trainee = variational(prior, start, len(data[0]), generator)
-        fitted = self._fit(trainee, data, generator, stage, label)
-        assert isinstance(fitted, MeanFieldPosterior)
-        return Belief(dict(fitted.mean()), fitted.sigmas)
+        trainee = variational(prior, start, len(data[0]), _ADAM, generator)
+        return belief_of(self._fit(trainee, data, generator, stage, label))
+
+    def _tune(self, belief: Belief, memory: Data, generator: torch.Generator) -> Belief:
+        """What is believed for one question, when the images that were kept for it have been seen as well.
+
+        The KL divergence is to the belief without them and counts once for all of them. Every step sees all.
+        """
+        count, steps = len(memory[0]), self.config.coreset_steps
+        adam = Optimiser(learning_rate=_TUNING_RATE, decay=_TUNING_FALL ** (1.0 / steps))
+        trainee = variational(belief, belief.means, count, adam, generator)
+        return belief_of(fit(trainee, memory, epochs=steps, batch_size=count, generator=generator))
 
     def _fit(self, trainee: Any, data: Data, generator: torch.Generator, stage: Stage, label: str) -> Posterior:
         epochs, batch_size = self.config.epochs, self.config.batch_size
@@ -228,18 +242,24 @@ def network_of(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def variational(
-    prior: Belief, start: Mapping[str, Tensor], n_data: int, generator: torch.Generator
+    prior: Belief, start: Mapping[str, Tensor], n_data: int, optimiser: Optimiser, generator: torch.Generator
 ) -> mean_field.MeanFieldTrainee:
     """A network to be trained under a prior that is N(0, 1) where it is silent.
 
     The search begins where the prior is; else at ``start``, with small standard deviations.
     """
     tensors = {name: (mean, prior.sigmas[name]) for name, mean in prior.means.items()}
-    config = mean_field.Config(prior=from_tensors(tensors, Gaussian(1.0)), sigma=_SIGMA, optimiser=_ADAM)
+    config = mean_field.Config(prior=from_tensors(tensors, Gaussian(1.0)), sigma=_SIGMA, optimiser=optimiser)
     network = network_of({**start, **prior.means})
     trainee = mean_field.build(network, _CLASSIFIER, config, n_data=n_data, generator=generator)
     set_sigmas(trainee.network, prior.sigmas)
     return trainee
+
+
+def belief_of(posterior: Posterior) -> Belief:
+    """The posterior's means and standard deviations."""
+    assert isinstance(posterior, MeanFieldPosterior)
+    return Belief(dict(posterior.mean()), posterior.sigmas)
 
 
 def posterior_of(belief: Belief) -> MeanFieldPosterior:
@@ -278,7 +298,8 @@ def _figures(
     last = accuracies[-1]
     differs = (
         f"{config.epochs} epochs, not 120; one draw per output (local reparametrisation), not 10 per step; "
-        f"begins at sigma {_SIGMA:g}, not at a maximum-likelihood fit with 0.05"
+        f"begins at sigma {_SIGMA:g}, not at a maximum-likelihood fit with 0.05; coresets are learned from in "
+        f"{config.coreset_steps} steps as there, but of {_TUNING_RATE:g}, not 1e-3"
     )
     return [
         Figure(

@@ -31,7 +31,7 @@ from edge_bdl_train.data import bandit
 from edge_bdl_train.data.bandit import ACTIONS
 from edge_bdl_train.fit import Batches, Trainee
 from edge_bdl_train.likelihoods.gaussian import Gaussian
-from edge_bdl_train.methods import dropout, ensemble, mean_field, open_method, point
+from edge_bdl_train.methods import dropout, ensemble, laplace, mean_field, open_method, point
 from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.priors.gaussian import Gaussian as GaussianPrior
@@ -210,6 +210,11 @@ def policies() -> list[Policy]:
         *greedy,
         Policy(
             label="Thompson, mean field", method="mean_field", config=mean_field.Config(prior=prior, optimiser=_ADAM)
+        ),
+        Policy(
+            label="Thompson, Laplace",
+            method="laplace",
+            config=laplace.Config(prior=prior, prior_precision=1.0, optimiser=_ADAM),
         ),
         Policy(
             label="Thompson, ensemble",

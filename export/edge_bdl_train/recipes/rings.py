@@ -33,7 +33,7 @@ from edge_bdl_train.recipes.fitting import Contender, mlp
 from edge_bdl_train.recipes.study import Figure, Study
 
 _LOW, _HIGH = -0.8, 2.8
-_BATCH = 256
+_BATCH = 512
 _SHOWN = 6
 _TWO_PEAKS = 1.0
 """Angle, in radians, up to which the true distribution has two peaks that one can see."""
@@ -44,7 +44,8 @@ class RingsConfig:
     """What the study may vary.
 
     Attributes:
-        points: to learn from.
+        points: to learn from. A tenth of them know a mean no better than some hundredths of the noise, and a point
+            estimate was at a distance of 0.09.
         held_out: features to compare at.
         epochs: of training; the KL divergence is in full force after half of them.
         hidden: units of both hidden layers.
@@ -53,9 +54,9 @@ class RingsConfig:
         members: draws from the posterior.
     """
 
-    points: int = 20_000
+    points: int = 200_000
     held_out: int = 200
-    epochs: int = 60
+    epochs: int = 20
     hidden: int = 32
     components: int = 5
     bins: int = 144

@@ -47,6 +47,11 @@ AMONG = ((-0.95, -0.4), (0.4, 0.95))
 GAP = ((-0.15, 0.15),)
 BEYOND = ((-2.0, -1.6), (1.6, 2.0))
 _REACH = 2.0
+_SWAG_BATCHES = 4
+"""Batches in an epoch of SWAG; all others see every point in each step."""
+_UNIT = 0.25
+"""Networks read x in this unit. A freshly drawn network bends at about 1 of what it reads: within the gap it must be
+able to bend, or all of its kind go straight through and agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +94,13 @@ class Toy1dStudy(Study):
         """See the class."""
         rng = np.random.default_rng(seed)
         x, y = toy1d.regression(self.config.points, rng)
-        data = _column(x), _column(y)
+        data = _column(x) / _UNIT, _column(y)
         fitted = {each.label: self.fit(each, 1, Gaussian(toy1d.NOISE), data, seed, stage) for each in self.contenders()}
         draw_regression(out / "regression.png", x, y, self._answers(fitted, _grid(), seed))
         figures = self._regression_figures(fitted, seed)
 
         x, classes = toy1d.classification(self.config.points, rng)
-        labelled = _column(x), torch.from_numpy(classes)
+        labelled = _column(x) / _UNIT, torch.from_numpy(classes)
         fitted = {each.label: self.fit(each, 2, Categorical(2), labelled, seed, stage) for each in self.contenders()}
         draw_classification(out / "classification.png", x, classes, self._answers(fitted, _grid(), seed))
         return figures + self._classification_figures(fitted, seed)
@@ -120,13 +125,16 @@ class Toy1dStudy(Study):
         def build(dropout: float) -> nn.Module:
             return mlp((1, self.config.hidden, self.config.hidden, outputs), dropout)
 
-        return contender.fit(build, likelihood, data, batch_size=self.config.points, seed=seed, stage=stage)
+        # SWAG measures what the noise of small batches does to the weights: with all points in each there is none.
+        walks = contender.method in ("swag", "multi_swag")
+        batch_size = max(1, self.config.points // _SWAG_BATCHES) if walks else self.config.points
+        return contender.fit(build, likelihood, data, batch_size=batch_size, seed=seed, stage=stage)
 
     def _answers(self, fitted: Mapping[str, Posterior], x: Tensor, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         wanted = self.config.members
         return {
-            label: posterior.predict(x, min(wanted, posterior.size or wanted), generator)
+            label: posterior.predict(x / _UNIT, min(wanted, posterior.size or wanted), generator)
             for label, posterior in fitted.items()
         }
 
@@ -177,12 +185,15 @@ def contenders(shorten: int) -> list[Contender]:
     adam = Optimiser(learning_rate=1e-2)
     epochs = 2_000 // shorten
     layers = ("2", "4")
-    walk = swag.Config(start_epoch=epochs // 2, learning_rate=3e-3, prior=prior, optimiser=adam)
+    walked = epochs // _SWAG_BATCHES
+    walk = swag.Config(start_epoch=walked // 2, learning_rate=3e-3, prior=prior, optimiser=adam)
     # The noise makes the loss steep: a larger step than this one does not come to rest.
     chain = sgmcmc.Config(prior=prior, learning_rate=2e-4, burn_in=5 * epochs // 2, every=max(1, epochs // 40))
 
-    def contender(label: str, config: object, *, method: str = "", dropout: float = 0.0, times: int = 1) -> Contender:
-        return Contender(label=label, method=method or label, config=config, dropout=dropout, epochs=times * epochs)
+    def contender(
+        label: str, config: object, *, method: str = "", dropout: float = 0.0, epochs: int = epochs
+    ) -> Contender:
+        return Contender(label=label, method=method or label, config=config, dropout=dropout, epochs=epochs)
 
     return [
         contender("point", point.Config(prior=prior, optimiser=adam)),
@@ -190,12 +201,12 @@ def contenders(shorten: int) -> list[Contender]:
         contender("concrete_dropout", concrete_dropout.Config(optimiser=adam), dropout=0.05),
         contender("ensemble", ensemble.Config(members=10, optimiser=adam)),
         contender("masksembles", masksembles.Config(layers=layers, prior=prior, optimiser=adam)),
-        contender("mean_field", mean_field.Config(prior=prior, optimiser=adam), times=2),
-        contender("laplace", laplace.Config(prior=prior, optimiser=adam)),
+        contender("mean_field", mean_field.Config(prior=prior, optimiser=adam), epochs=2 * epochs),
+        contender("laplace", laplace.Config(prior=prior, prior_precision=1.0, optimiser=adam)),
         contender("vbll", vbll.Config(optimiser=adam)),
-        contender("swag", walk),
-        contender("multi_swag", multi_swag.Config(swag=walk)),
-        contender("sghmc", chain, method="sgmcmc", times=5),
+        contender("swag", walk, epochs=walked),
+        contender("multi_swag", multi_swag.Config(swag=walk), epochs=walked),
+        contender("sghmc", chain, method="sgmcmc", epochs=5 * epochs),
     ]
 
 
