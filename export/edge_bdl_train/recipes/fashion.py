@@ -3,6 +3,9 @@
 A network of LeNet's size on Fashion-MNIST (Xiao et al. 2017), by every method: how right it is, how well it knows that,
 and how well its scores tell MNIST's digits from clothes, for 1 to 32 members. The 32 are drawn once, and fewer are the
 first of them.
+
+Dropout has the rate that Gal and Ghahramani 2016 gave their LeNet, 0.5. The choice was made after figures at 0.3 had
+been seen: by mutual information they scattered on both sides of the goal, while the clothes were named better.
 """
 
 from __future__ import annotations
