@@ -21,7 +21,7 @@ import msgspec
 from edge_bdl import signature
 from edge_bdl.disk import BLOCK, PlainFile, flush_folder, only_writer, write_file
 from edge_bdl.errors import BundleError, SignatureError
-from edge_bdl.manifest import FileEntry, Manifest, decode, encode
+from edge_bdl.manifest import MOST_HEADS, FileEntry, Manifest, decode, encode
 from edge_bdl.onnx_references import external_locations
 from edge_bdl.stored_tensors import Arrays, read_bank, read_golden
 
@@ -31,15 +31,7 @@ SIGNATURE = "manifest.sig"
 BANK = "bank.safetensors"
 GOLDEN = "golden.safetensors"
 WEIGHTS = "weights.bin"
-
-_ONNX_FILES = frozenset({"det.onnx", "trunk.onnx", "head.onnx", "fused.onnx", WEIGHTS})
-
-#: The files that each engine runs.
-ENGINE_FILES: Mapping[str, frozenset[str]] = {
-    "onnxruntime": _ONNX_FILES,
-    "reference": _ONNX_FILES,
-    "tflite": frozenset({"graph.tflite"}),
-}
+SELF_CONTAINED = "self_contained.onnx"
 
 _MIB = 2**20
 #: Every name a bundle may hold, with the most bytes a file of that name may have.
@@ -50,8 +42,11 @@ MAX_BYTES: Mapping[str, int] = {
     "det.onnx": 64 * _MIB,
     "trunk.onnx": 64 * _MIB,
     "head.onnx": 64 * _MIB,
+    **{f"head_{i}.onnx": 64 * _MIB for i in range(MOST_HEADS)},
     "fused.onnx": 64 * _MIB,
     WEIGHTS: 2048 * _MIB,
+    # What a protocol buffer may hold.
+    SELF_CONTAINED: 2048 * _MIB - 1,
     "graph.tflite": 2048 * _MIB,
     BANK: 1024 * _MIB,
     GOLDEN: 256 * _MIB,
@@ -114,7 +109,8 @@ class Bundle:
         """The stored members, by graph input.
 
         A ``mask_bank`` holds uint8 ``[members, ceil(prod(shape) / 8)]``, bit-packed; a ``weight_bank`` float32
-        ``[members, *shape]``, and so a ``gaussian_head`` its draws from N(0, 1). Read-only.
+        ``[members, *shape]``, and so a ``gaussian_head`` its draws from N(0, 1); nothing where the graphs hold the
+        members themselves. Read-only.
         """
         return dict(self._bank)
 
@@ -227,18 +223,21 @@ def digest_line(digest: str) -> bytes:
 
 
 def payload_files(manifest: Manifest) -> frozenset[str]:
-    """The files that a bundle with this manifest must list: its tensors, and what its engines run.
+    """The files that a bundle with this manifest must list: its tensors, what its engines run, and what else it names.
 
     Raises:
         BundleError: The manifest names no engine, or one that this edge-bdl does not know.
     """
-    unknown = sorted(set(manifest.engines) - ENGINE_FILES.keys())
+    onnx_files = frozenset({WEIGHTS, *(f"{name}.onnx" for name in manifest.graphs)})
+    of_engine = {"onnxruntime": onnx_files, "reference": onnx_files, "tflite": frozenset({"graph.tflite"})}
+    unknown = sorted(set(manifest.engines) - of_engine.keys())
     if unknown or not manifest.engines:
         raise BundleError(
-            f"the bundle is for the engines {list(manifest.engines)}, expected some of {sorted(ENGINE_FILES)}; "
+            f"the bundle is for the engines {list(manifest.engines)}, expected some of {sorted(of_engine)}; "
             "export it again, or pip install -U edge-bdl"
         )
-    return frozenset({BANK, GOLDEN}).union(*(ENGINE_FILES[engine] for engine in manifest.engines))
+    more = frozenset() if manifest.self_contained is msgspec.UNSET else frozenset({SELF_CONTAINED})
+    return frozenset({BANK, GOLDEN}).union(more, *(of_engine[engine] for engine in manifest.engines))
 
 
 def _existing(path: Path) -> Path:
@@ -335,12 +334,14 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _check_references(folder: Path, name: str, model: bytes) -> None:
+    known = set() if name == SELF_CONTAINED else {WEIGHTS}
     try:
-        strange = sorted(external_locations(model) - {WEIGHTS})
+        strange = sorted(external_locations(model) - known)
     except ValueError as error:
         raise BundleError(f"{folder}: {name} cannot be read ({error}); export the bundle again") from error
     if strange:
-        raise BundleError(f"{folder}: {name} takes weights from {strange[0]!r}, expected {WEIGHTS} and nothing else")
+        expected = f"{WEIGHTS} and nothing else" if known else "all of them inside"
+        raise BundleError(f"{folder}: {name} takes weights from {strange[0]!r}, expected {expected}")
 
 
 def _tensors(folder: Path, name: str, data: bytes, manifest: Manifest) -> Arrays:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_bdl.errors import EngineError
-from edge_bdl.manifest import GaussianHead, Manifest
+from edge_bdl.manifest import Manifest
 from edge_bdl.uncertainty import Uncertainty
 
 Float = NDArray[np.floating[Any]]
@@ -122,12 +122,12 @@ def closed_form(manifest: Manifest, moments: Moments) -> Uncertainty:
     Returns:
         All [rows, targets]. The standard error is 0: nothing was drawn.
     """
-    assert isinstance(manifest.gaussian, GaussianHead)
+    assert manifest.closed is not None
     mean, epistemic = moments.mean, moments.variance
     if manifest.task == "heteroscedastic":
-        (mean, log_variance), (epistemic, spread) = np.split(mean, 2, axis=1), np.split(epistemic, 2, axis=1)
+        (mean, log_variance), (epistemic, spread) = np.split(mean, 2, axis=-1), np.split(epistemic, 2, axis=-1)
         with np.errstate(over="ignore"):
             aleatoric = np.exp(log_variance + spread / 2.0)
     else:
-        aleatoric = np.full_like(mean, manifest.gaussian.noise_variance)
+        aleatoric = np.full_like(mean, manifest.closed.noise_variance)
     return Uncertainty(mean, aleatoric, epistemic, aleatoric + epistemic, np.zeros_like(mean))

@@ -14,7 +14,9 @@ from typing import Literal
 import msgspec
 
 from edge_bdl.errors import BundleError
+from edge_bdl.findings import Fidelity, Figures, Flops, ParityCheck, Partial, Provenance
 from edge_bdl.part import Part
+from edge_bdl.pictures import Pictures
 from edge_bdl.policy_spec import PolicySpec
 
 # The newest schema that is read here. A bundle states the oldest one that has its form: no robot is to refuse what it
@@ -22,9 +24,10 @@ from edge_bdl.policy_spec import PolicySpec
 SCHEMA_VERSION = 2
 
 Task = Literal["classification", "regression", "heteroscedastic"]
-Form = Literal["mask_bank", "weight_bank", "gaussian_head"]
+Form = Literal["mask_bank", "weight_bank", "ensemble", "gaussian_head", "moments"]
 Selection = Literal["iid", "balanced", "selected", "given", "closed_form"]
 Covariance = Literal["full", "per_output", "diagonal"]
+Numbers = Literal["fp32", "fp16", "int8"]
 
 # Names that the graphs of every bundle use. Frame inputs keep the model's own names.
 MEMBERS_OUTPUT = "members"
@@ -35,11 +38,16 @@ DENSITY_OUTPUT = "density"
 MEAN_OUTPUT = "output_mean"
 COVARIANCE_OUTPUT = "output_covariance"
 VARIANCE_OUTPUT = "output_variance"
+# Graphs of one chunk of members each; a bundle's folder holds no more of them.
+MOST_HEADS = 100
+# What the self-contained graph gives; the density behind them, where there is one.
+SELF_CONTAINED_OUTPUTS = ("mean", "total", "aleatoric", "epistemic")
 
 
-def schema_of(form: Form) -> int:
-    """The oldest schema that has this form."""
-    return 2 if form == "gaussian_head" else 1
+def schema_of(form: Form, *fields: object) -> int:
+    """The oldest schema that has this form, and those of these fields that are set."""
+    newer = form not in ("mask_bank", "weight_bank") or any(field is not msgspec.UNSET for field in fields)
+    return 2 if newer else 1
 
 
 class TensorSpec(Part, frozen=True, kw_only=True):
@@ -115,6 +123,9 @@ class Bank(Part, frozen=True, kw_only=True):
         seed: Key of the Philox generator that members beyond the bank (and iid ones in it) come from.
         inputs: What carries them, in graph order; empty in closed form.
         member_weights: Weight of each member for each prefix length that has weights (each sums to 1); else equal.
+        built_in: The graphs hold the members themselves, as constants: ``fused`` all of them, ``head_0``, ``head_1``
+            and so on a chunk each. Unset: members are graph inputs, and there is one ``head``.
+        fixed: These are all the masks that there are: none may be drawn. Unset: more come from the generator.
     """
 
     members: int
@@ -123,6 +134,8 @@ class Bank(Part, frozen=True, kw_only=True):
     seed: int
     inputs: tuple[StochasticInput, ...]
     member_weights: dict[int, tuple[float, ...]] = {}
+    built_in: Literal[True] | msgspec.UnsetType = msgspec.UNSET
+    fixed: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         closed_form = self.selection == "closed_form"
@@ -137,6 +150,14 @@ class Bank(Part, frozen=True, kw_only=True):
         for samples, weights in self.member_weights.items():
             if len(weights) != samples or min(weights) < 0.0 or abs(sum(weights) - 1.0) > 1e-6:
                 raise ValueError(f"the {samples} member weights must be non-negative and sum to 1, got {weights}")
+        if self.built_in and len(self.heads) > MOST_HEADS:
+            raise ValueError(f"{self.members} members in chunks of {self.chunk} are more than {MOST_HEADS} heads")
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The graphs from the boundary to members."""
+        chunks = range(-(-self.members // self.chunk))
+        return tuple(f"head_{i}" for i in chunks) if self.built_in else ("head",)
 
     @property
     def unbiased(self) -> bool:
@@ -172,6 +193,66 @@ class GaussianHead(Part, frozen=True, kw_only=True):
         )
 
 
+class Precision(Part, frozen=True, kw_only=True):
+    """In which numbers weights and members are stored, where it is not fp32 throughout.
+
+    Attributes:
+        weights: ``fp16``: stored so, computed in fp32. ``int8``: the trunk's layers, stored and computed in integers.
+        bank: A bank's weights, stored so and computed in fp32.
+        tolerance: How far members may be from the goldens, as a share of the output's range: integers are rounded
+            differently by different machines.
+        density_tolerance: Likewise the density, relative to its size and one.
+    """
+
+    weights: Numbers = "fp32"
+    bank: Numbers = "fp32"
+    tolerance: float
+    density_tolerance: float
+
+    def __post_init__(self) -> None:
+        if self.weights == self.bank == "fp32":
+            raise ValueError("weights and bank both in fp32 is what a bundle without a precision has")
+        for value in (self.tolerance, self.density_tolerance):
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"tolerances are positive and finite, got {value}")
+
+
+class Propagation(Part, frozen=True, kw_only=True):
+    """Mean and variance that go through the whole network, in place of members, and how close they come to them.
+
+    Attributes:
+        noise_variance: Of a target around a member's output, squared target units (regression); 0: not known.
+        frames: Frames that nothing was fitted on, on which the rest was measured.
+        reference_members: Independent members that stand for the posterior.
+        mean_error: Root of the mean squared difference of the outputs' means, as a share of the members' deviation.
+        deviation_ratio: The outputs' standard deviation over the members', the median over frames and outputs.
+        epistemic_spearman: Rank correlation of the epistemic score with the members'.
+    """
+
+    noise_variance: float = 0.0
+    frames: int = 0
+    reference_members: int = 0
+    mean_error: float = 0.0
+    deviation_ratio: float = 1.0
+    epistemic_spearman: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_variance) and self.noise_variance >= 0.0):
+            raise ValueError(f"the noise's variance is finite and not negative, got {self.noise_variance}")
+        for value in (self.frames, self.reference_members, self.mean_error, self.deviation_ratio):
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"how close moments come is told by finite numbers that are not negative, got {value}")
+        if not -1.0 <= self.epistemic_spearman <= 1.0:
+            raise ValueError(f"a rank correlation is in [-1, 1], got {self.epistemic_spearman}")
+
+    def moments(self, shape: tuple[int, ...]) -> tuple[TensorSpec, TensorSpec]:
+        """What the graphs give for an output: mean and variance."""
+        return (
+            TensorSpec(name=MEAN_OUTPUT, shape=shape, dtype="float32"),
+            TensorSpec(name=VARIANCE_OUTPUT, shape=shape, dtype="float32"),
+        )
+
+
 class Calibration(Part, frozen=True, kw_only=True):
     """What was fitted on labelled frames, by number of samples.
 
@@ -187,71 +268,6 @@ class Calibration(Part, frozen=True, kw_only=True):
         for value in (*self.temperature.values(), *self.interval_scale.values()):
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"temperatures and interval scales are positive and finite, got {value}")
-
-
-class ParityCheck(Part, frozen=True, kw_only=True):
-    """One check of the proof: what was measured, what was allowed."""
-
-    engine: str
-    check: str
-    value: float
-    limit: float
-    passed: bool
-
-
-class Flops(Part, frozen=True, kw_only=True):
-    """Multiply-accumulates of one deterministic pass, and of its part before the cut."""
-
-    total: int
-    deterministic: int
-
-    @property
-    def deterministic_share(self) -> float:
-        """Share of the FLOPs that is computed once per frame, in [0, 1]."""
-        return self.deterministic / self.total if self.total else 0.0
-
-
-class Fidelity(Part, frozen=True, kw_only=True):
-    """How close a prefix of a bank is to the full posterior, on frames that its selection did not see.
-
-    Attributes:
-        samples: Length of the prefix.
-        reference_members: Independent members that stand for the full posterior.
-        kl: Mean KL divergence (nats) of the reference's predictive distribution from the prefix's.
-        epistemic_spearman: Rank correlation of the epistemic score with the reference's.
-    """
-
-    samples: int
-    reference_members: int
-    kl: float
-    epistemic_spearman: float
-
-
-class Figures(Part, frozen=True, kw_only=True):
-    """What the bundle does on frames that nothing was fitted on, by number of samples.
-
-    Attributes:
-        frames: How many.
-        error: Mean absolute error, or share of wrong classes; empty without labels.
-        coverage: Share of targets inside the fitted 90 % interval (regression); empty where none was fitted.
-        held_back: Share of frames of nominal episodes on which the policy held the robot back; empty without episodes.
-        handed_over: Of these episodes, how many ended in HANDOFF or STOP.
-    """
-
-    frames: int
-    error: dict[int, float] = {}
-    coverage: dict[int, float] = {}
-    held_back: dict[int, float] = {}
-    handed_over: dict[int, int] = {}
-
-
-class Provenance(Part, frozen=True, kw_only=True):
-    """Where a bundle comes from: UTC time of export (ISO 8601), versions of what made it, class of the model."""
-
-    created_utc: str
-    versions: dict[str, str]
-    model_class: str
-    seed: int
 
 
 class Manifest(Part, frozen=True, kw_only=True):
@@ -271,14 +287,20 @@ class Manifest(Part, frozen=True, kw_only=True):
         engines: Engines that this bundle carries proved graphs for.
         bank: The stored members.
         gaussian: The last layer of a ``gaussian_head``; no other form has it.
+        propagation: How close ``moments`` come to their posterior; no other form has it.
         policy: Scores, thresholds, times.
         calibration: Temperature and interval scale.
         fidelity: How close the prefixes come to the full posterior.
+        partial: What it costs that only the end of a stochastic network is random here. Unset where all of it is.
         figures: What it does on frames that nothing was fitted on.
         flops: Of one deterministic pass.
         parity: The proof.
         warnings: What the exporter wants a person to know.
         provenance: Where it comes from.
+        precision: Unset where all weights and members are fp32.
+        self_contained: What ``self_contained.onnx`` gives for the inputs: some of ``mean``, ``total``, ``aleatoric``,
+            ``epistemic`` and ``density``. Unset where there is no such file.
+        pictures: How light and how sharp the calibration frames are, of a camera's. Unset where that is not known.
     """
 
     schema_version: int = 1
@@ -293,20 +315,34 @@ class Manifest(Part, frozen=True, kw_only=True):
     engines: tuple[str, ...]
     bank: Bank
     gaussian: GaussianHead | msgspec.UnsetType = msgspec.UNSET
+    propagation: Propagation | msgspec.UnsetType = msgspec.UNSET
     policy: PolicySpec = PolicySpec()
     calibration: Calibration = Calibration()
     fidelity: tuple[Fidelity, ...] = ()
+    partial: Partial | msgspec.UnsetType = msgspec.UNSET
     figures: Figures | None = None
     flops: Flops
     parity: tuple[ParityCheck, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: Provenance
+    precision: Precision | msgspec.UnsetType = msgspec.UNSET
+    self_contained: tuple[TensorSpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    pictures: Pictures | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        if self.schema_version != schema_of(self.form):
-            raise ValueError(f"a {self.form} is of schema {schema_of(self.form)}, got {self.schema_version}")
+        later = [self.partial, *(value for row in self.fidelity for value in row.later)]
+        later += [self.self_contained, self.pictures, self.bank.built_in, self.bank.fixed, self.precision]
+        schema = schema_of(self.form, *later)
+        if self.schema_version != schema:
+            raise ValueError(f"a {self.form} is of schema {schema}, got {self.schema_version}")
         if not self.inputs or not self.outputs:
             raise ValueError("a bundle has at least one input and one output")
+        if self.bank.fixed and self.form != "mask_bank":
+            raise ValueError(f"masks may be fixed, a {self.form} has none")
+        if self.bank.built_in and self.form not in ("weight_bank", "ensemble"):
+            raise ValueError(f"weights may be built into the graphs, a {self.form} has none")
+        if self.stored_as != "fp32" and self.form not in ("weight_bank", "ensemble"):
+            raise ValueError(f"a {self.form} has no bank of weights to be stored in {self.stored_as}")
         names = [*(spec.name for spec in self.inputs), *(spec.name for spec in self.bank.inputs)]
         if len(set(names)) < len(names):
             raise ValueError(f"the graphs' inputs must have different names, got {names}")
@@ -317,27 +353,61 @@ class Manifest(Part, frozen=True, kw_only=True):
         if self.class_axis is not None and not 0 <= self.class_axis < len(self.outputs[0].shape):
             raise ValueError(f"class_axis {self.class_axis} is not an axis of {self.outputs[0].shape}")
         self._check_gaussian()
+        self._check_self_contained()
+        if self.partial is not msgspec.UNSET and self.closed is not None:
+            raise ValueError(f"a {self.form} has no members, and so it has nothing partial")
+
+    def _check_self_contained(self) -> None:
+        if self.self_contained is msgspec.UNSET:
+            return
+        names = [spec.name for spec in self.self_contained]
+        known = (*SELF_CONTAINED_OUTPUTS, *((DENSITY_OUTPUT,) if self.has_density else ()))
+        if names[:2] != ["mean", "total"] or names != [name for name in known if name in names]:
+            raise ValueError(f"a self-contained graph gives mean, total and perhaps more of {known}, got {names}")
+        if "onnxruntime" not in self.engines:
+            raise ValueError(f"a self-contained graph is proved under onnxruntime, the engines are {self.engines}")
 
     def _check_gaussian(self) -> None:
         if (self.form == "gaussian_head") != isinstance(self.gaussian, GaussianHead):
             raise ValueError("a gaussian_head, and nothing else, describes its last layer")
-        sampled = self.form != "gaussian_head" or self.task == "classification"
+        if (self.form == "moments") != isinstance(self.propagation, Propagation):
+            raise ValueError("moments, and nothing else, say how close they come to their posterior")
+        sampled = self.closed is None or self.task == "classification"
         if (self.bank.selection == "closed_form") == sampled:
-            raise ValueError("members are drawn of all but a gaussian_head's regression, which is in closed form")
-        if not isinstance(self.gaussian, GaussianHead):
+            raise ValueError(
+                "members are drawn of all but a gaussian_head's regression, and moments', which are in closed form"
+            )
+        if self.closed is None:
             return
         shape = self.outputs[0].shape
-        if len(shape) != 2 or self.outputs[:2] != self.gaussian.moments(shape):
-            raise ValueError(f"a gaussian_head gives mean [rows, outputs] and its covariance, got {self.outputs}")
+        if (len(shape) != 2 and self.form == "gaussian_head") or self.outputs[:2] != self.closed.moments(shape):
+            raise ValueError(f"a {self.form} gives mean [rows, outputs] and its covariance, got {self.outputs}")
         if self.class_axis not in (None, 1):
-            raise ValueError(f"the classes of a gaussian_head are its axis 1, got {self.class_axis}")
+            raise ValueError(f"the classes of a {self.form} are its axis 1, got {self.class_axis}")
         if any((source.kind, source.shape) != ("normal", shape) for source in self.bank.inputs):
-            raise ValueError(f"a gaussian_head's draws are normal and of shape {shape}")
+            raise ValueError(f"a {self.form}'s draws are normal and of shape {shape}")
+
+    @property
+    def closed(self) -> GaussianHead | Propagation | None:
+        """What there is in place of members: the graphs give mean and covariance, or variance."""
+        if isinstance(self.gaussian, GaussianHead):
+            return self.gaussian
+        return self.propagation if isinstance(self.propagation, Propagation) else None
 
     @property
     def member_inputs(self) -> tuple[StochasticInput, ...]:
         """The graph inputs that carry members."""
-        return () if self.form == "gaussian_head" else self.bank.inputs
+        return () if self.closed is not None or self.bank.built_in else self.bank.inputs
+
+    @property
+    def stored_as(self) -> Numbers:
+        """In which numbers a bank's weights are stored."""
+        return self.precision.bank if isinstance(self.precision, Precision) else "fp32"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of all graphs."""
+        return ("det", "trunk", *self.bank.heads, "fused")
 
     @property
     def output(self) -> TensorSpec:

@@ -194,7 +194,7 @@ def profile(
 def advice(manifest: Manifest, samples: int) -> list[str]:
     """What to do about a network whose trunk is nearly empty."""
     share = manifest.flops.deterministic_share
-    if share >= 0.5 or manifest.form == "gaussian_head":
+    if share >= 0.5 or manifest.closed is not None:
         return []
     return [
         f"only {share:.0%} of this network's multiply-accumulates come before its first stochastic layer, so {samples} "

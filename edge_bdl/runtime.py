@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from edge_bdl.engines import Engine, Held, open_engine
 from edge_bdl.errors import EngineError, InputError
+from edge_bdl.findings import Fidelity
 from edge_bdl.gaussian_head import Moments, closed_form, draw, probit, read
-from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Fidelity, Manifest, TensorSpec
+from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Manifest, TensorSpec
 from edge_bdl.sampling import Members, Pace
 from edge_bdl.uncertainty import Uncertainty, decompose
 
@@ -226,7 +227,7 @@ class Runtime:
         checked = clock()
         stages_ms = {"check": (checked - start) * 1e3}
         used = samples
-        if self.manifest.form == "gaussian_head":
+        if self.manifest.closed is not None:
             outputs = self.engine.graph("fused").run(inputs)
             inferred = clock()
             stages_ms["fused"] = (inferred - checked) * 1e3
@@ -274,7 +275,7 @@ class Runtime:
         blank = {border.name: np.zeros(border.shape, border.dtype) for border in self._borders}
         for _ in range(runs):
             self.predict(blank)
-            if anytime and self.manifest.form != "gaussian_head":
+            if anytime and self.manifest.closed is None:
                 self._anytime(blank, self.samples, math.inf, {})
 
     def _check(self, frame: Frame) -> tuple[dict[str, NDArray[Any]], bool]:
@@ -319,13 +320,21 @@ class Runtime:
         while done < samples:
             if done >= _FEWEST and now + self._head_pace.estimate_s + self._finish_pace.estimate_s > until:
                 break
-            head = self.engine.graph("head").run(boundary, self._held_chunk(done // chunk))
-            self._buffer[done : done + chunk] = self._members_of(head, chunk)
-            done += chunk
+            more = self._head(done // chunk, boundary)
+            self._buffer[done : done + len(more)] = more
+            done += len(more)
             before, now = now, clock()
             self._head_pace.record(now - before)
         stages_ms["trunk"], stages_ms["head"] = (trunk_end - began) * 1e3, (now - trunk_end) * 1e3
         return self._buffer[: min(done, samples)], self._density_of(outputs)
+
+    def _head(self, index: int, boundary: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """The members of one chunk; the last one is shorter where graphs hold the members themselves."""
+        bank = self.manifest.bank
+        if bank.built_in:
+            outputs = self.engine.graph(bank.heads[index]).run(boundary)
+            return self._members_of(outputs, min(bank.chunk, bank.members - index * bank.chunk))
+        return self._members_of(self.engine.graph("head").run(boundary, self._held_chunk(index)), bank.chunk)
 
     def _held_chunk(self, index: int) -> Held:
         held = self._chunks.get(index)

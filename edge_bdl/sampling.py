@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.errors import InputError
 from edge_bdl.manifest import Bank, Form
+from edge_bdl.stored_tensors import floats
 
 _PACE_WINDOW = 8
 
@@ -109,38 +110,45 @@ class Members:
     def __init__(self, form: Form, bank: Bank, stored: Mapping[str, NDArray[Any]]) -> None:
         self.bank = bank
         self.weights = lru_cache(maxsize=32)(self._weights)
-        self._fresh = _FRESH.get(form)
-        self._stored = masks(bank, unpack(bank, stored)) if form == "mask_bank" else _numbers(bank, stored)
+        self._fresh = None if bank.fixed else _FRESH.get(form)
+        inputs = () if bank.built_in else bank.inputs
+        self._names = tuple(source.name for source in inputs)
+        self._stored = masks(bank, unpack(bank, stored)) if form == "mask_bank" else stored
         # Class probabilities of a Gaussian head need no samples at all.
-        self._fewest = 0 if form == "gaussian_head" and bank.inputs else 1
+        self._fewest = 0 if form in ("gaussian_head", "moments") and bank.inputs else 1
 
     def check(self, samples: int) -> None:
         """See that a prediction may use so many members.
 
         Raises:
             InputError: It is not a whole number of at least 1 (0 where a Gaussian head has classes), or more than a
-                bank of weights holds.
+                bank of weights or of fixed masks holds.
         """
         if isinstance(samples, bool) or not isinstance(samples, (int, np.integer)) or samples < self._fewest:
             raise InputError(f"samples must be a whole number of at least {self._fewest}, got {samples!r}")
         if samples > self.bank.members and self._fresh is None:
-            raise InputError(f"this bundle holds {self.bank.members} sets of weights and no more, asked for {samples}")
+            what = "masks" if self.bank.fixed else "sets of weights"
+            raise InputError(f"this bundle holds {self.bank.members} {what} and no more, asked for {samples}")
 
     def take(self, first: int, count: int) -> dict[str, NDArray[np.float32]]:
-        """Members ``first`` to ``first + count - 1``, [count, *shape] by input name.
+        """Members ``first`` to ``first + count - 1``, [count, *shape] by input name; none where graphs hold them.
 
-        Past the end of a bank of weights the last member repeats; such rows are padding, to be cut off.
+        Past the end of a bank of weights or of fixed masks the last member repeats; such rows are padding, to be cut
+        off.
         """
         stop = first + count
-        inside = {name: array[first:stop] for name, array in self._stored.items()}
+        inside = self._rows(slice(first, stop))
         missing = stop - max(first, self.bank.members)
         if missing <= 0:
             return inside
         if self._fresh is not None:
             more = self._fresh(self.bank, stop - missing, missing)
         else:
-            more = {name: np.repeat(array[-1:], missing, axis=0) for name, array in self._stored.items()}
+            more = {name: np.repeat(rows, missing, axis=0) for name, rows in self._rows(slice(-1, None)).items()}
         return {name: np.concatenate([inside[name], more[name]]) for name in inside}
+
+    def _rows(self, rows: slice) -> dict[str, NDArray[np.float32]]:
+        return {name: floats(self._stored, name, rows) for name in self._names}
 
     def _weights(self, samples: int) -> NDArray[np.float64]:
         """Weight of each of the first ``samples`` members, float64 [samples], sum 1."""
@@ -155,11 +163,8 @@ def _fresh_masks(bank: Bank, first: int, count: int) -> dict[str, NDArray[np.flo
 _FRESH: dict[Form, Callable[[Bank, int, int], dict[str, NDArray[np.float32]]]] = {
     "mask_bank": _fresh_masks,
     "gaussian_head": draw_normal,
+    "moments": draw_normal,
 }
-
-
-def _numbers(bank: Bank, stored: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    return {source.name: np.asarray(stored[source.name], np.float32) for source in bank.inputs}
 
 
 class Pace:

@@ -1,14 +1,15 @@
 """What must be in ``bank.safetensors`` and ``golden.safetensors``, and their decoding.
 
 bank      per mask         uint8 [members, ceil(units / 8)], bit-packed
-          per parameter    float32 [members, *shape]
+          per parameter    float32 or float16 [members, *shape], unless the graphs hold them
+                           int8 [members, *shape] and its NAME.scale, float32 [members, shape[0]], of more than one axis
           per normal draw  float32 [members, *shape]
 golden    input.NAME       [frames, *shape]
           det.output       [frames, *output]
           fused.members    [frames, members, *output]
           density          float32 [frames, 1], where the bundle has one
-          fresh.MASK       the members behind the bank, packed, chunk of them      } mask banks only
-          fresh.members    [frames, chunk, *output]                                }
+          fresh.MASK       the members behind the bank, packed, chunk of them      } mask banks only,
+          fresh.members    [frames, chunk, *output]                                } unless fixed
           fused.output_mean        [frames, *output]                               } Gaussian heads only,
           fused.output_covariance  [frames, *output, outputs], or ..._variance     } in place of members
           fresh.NORMAL     the draws behind the bank, chunk of them                }
@@ -17,6 +18,7 @@ golden    input.NAME       [frames, *shape]
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,9 @@ from edge_bdl.errors import BundleError
 from edge_bdl.manifest import DENSITY_OUTPUT, Manifest, StochasticInput
 
 Arrays = dict[str, NDArray[Any]]
+
+# Behind the name of an array of integers: that of their scales.
+SCALE = ".scale"
 
 
 class Expected(NamedTuple):
@@ -44,8 +49,21 @@ def read_bank(data: bytes, manifest: Manifest) -> Arrays:
         BundleError: It cannot be decoded, or holds something other than the manifest's bank.
     """
     arrays = _decode(data)
-    _compare(arrays, {spec.name: _members(manifest, spec, manifest.bank.members) for spec in manifest.bank.inputs})
+    expected: dict[str, Expected] = {}
+    for spec in () if manifest.bank.built_in else manifest.bank.inputs:
+        wanted = _members(manifest, spec, manifest.bank.members)
+        expected[spec.name] = wanted._replace(dtype=_stored_as(manifest, spec) or wanted.dtype)
+        if expected[spec.name].dtype == "int8":
+            expected[f"{spec.name}{SCALE}"] = Expected("float32", wanted.shape[:2])
+    _compare(arrays, expected)
     return arrays
+
+
+def _stored_as(manifest: Manifest, spec: StochasticInput) -> str | None:
+    """The dtype of one parameter's members, where it is not the usual one. Vectors are few numbers, and stay fp32."""
+    if manifest.stored_as == "int8" and len(spec.shape) > 1:
+        return "int8"
+    return "float16" if manifest.stored_as == "fp16" else None
 
 
 def read_golden(data: bytes, manifest: Manifest) -> Arrays:
@@ -65,13 +83,13 @@ def read_golden(data: bytes, manifest: Manifest) -> Arrays:
     expected["det.output"] = Expected(output.dtype, (frames, *output.shape))
     if manifest.has_density:
         expected[DENSITY_OUTPUT] = Expected("float32", (frames, 1))
-    if manifest.form == "gaussian_head":
+    if manifest.closed is not None:
         expected |= {f"fused.{spec.name}": Expected(spec.dtype, (frames, *spec.shape)) for spec in manifest.outputs[:2]}
     else:
         expected["fused.members"] = Expected(output.dtype, (frames, bank.members, *output.shape))
-    if manifest.form != "weight_bank":
+    if manifest.form in ("mask_bank", "gaussian_head", "moments") and not bank.fixed:
         expected |= {f"fresh.{spec.name}": _members(manifest, spec, bank.chunk) for spec in bank.inputs}
-    if manifest.form == "mask_bank":
+    if manifest.form == "mask_bank" and not bank.fixed:
         expected["fresh.members"] = Expected(output.dtype, (frames, bank.chunk, *output.shape))
     _compare(arrays, expected)
     return arrays
@@ -82,6 +100,18 @@ def _members(manifest: Manifest, spec: StochasticInput, count: int) -> Expected:
         return Expected("float32", (count, *spec.shape))
     units = math.prod(spec.shape)
     return Expected("uint8", (count, -(-units // 8)), units)
+
+
+def floats(stored: Mapping[str, NDArray[Any]], name: str, rows: slice) -> NDArray[np.float32]:
+    """Some members of one input, [rows, *shape], from numbers as the bundle stores them.
+
+    Integers are multiplied by ``NAME.scale``, float32 [members, shape[0]]: one scale per member and output channel.
+    """
+    values = np.asarray(stored[name][rows], np.float32)
+    if stored[name].dtype != np.int8:
+        return values
+    scale = np.asarray(stored[f"{name}{SCALE}"][rows], np.float32)
+    return values * scale.reshape(*scale.shape, *(1 for _ in values.shape[2:]))
 
 
 def _decode(data: bytes) -> Arrays:

@@ -15,11 +15,19 @@ from safetensors.numpy import load_file
 
 
 def members_of(folder: Path, manifest: dict) -> dict[str, np.ndarray]:
-    """The bank as the graph takes it, float32 [members, *shape] by input name; masks are packed, one bit a unit."""
+    """The bank as the graph takes it, float32 [members, *shape] by input name.
+
+    Masks are packed, one bit a unit; integers have a scale per member and first axis.
+    """
     bank, stored = manifest["bank"], load_file(folder / "bank.safetensors")
-    if manifest["form"] == "weight_bank":
-        return stored
     feeds = {}
+    if manifest["form"] != "mask_bank":
+        for name in (weight["name"] for weight in bank["inputs"] if weight["name"] in stored):
+            feeds[name] = stored[name].astype(np.float32)
+            scale = stored.get(f"{name}.scale")
+            if scale is not None:
+                feeds[name] *= scale.reshape(*scale.shape, *(1 for _ in feeds[name].shape[2:]))
+        return feeds
     for mask in bank["inputs"]:
         keep = np.unpackbits(stored[mask["name"]], axis=1, count=int(np.prod(mask["shape"])))
         feeds[mask["name"]] = (keep * np.float32(mask["scale"])).reshape(bank["members"], *mask["shape"])

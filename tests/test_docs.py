@@ -63,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = rng.normal(size=(400, 3, 4)).astype(np.float32)
     np.save(here / "example.npy", inputs[:1])
     np.savez(here / "calibration.npz", inputs=inputs, labels=rng.normal(size=(400, 1)).astype(np.float32))
+    np.savez(here / "outsiders.npz", inputs=3.0 * rng.normal(size=(100, 3, 4)).astype(np.float32))
     return here
 
 

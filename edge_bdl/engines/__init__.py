@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from edge_bdl.engines.base import (
-    GRAPH_NAMES,
     Array,
     Arrays,
     Engine,
@@ -18,7 +17,7 @@ from edge_bdl.engines.base import (
 from edge_bdl.errors import InputError
 from edge_bdl.manifest import Manifest
 
-__all__ = ["ENGINES", "GRAPH_NAMES", "Array", "Arrays", "Engine", "Graph", "GraphName", "Held", "open_engine"]
+__all__ = ["ENGINES", "Array", "Arrays", "Engine", "Graph", "GraphName", "Held", "open_engine"]
 
 ENGINES = {
     "onnxruntime": "edge_bdl.engines.ort:OnnxRuntimeEngine",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
 from edge_bdl.errors import EngineError, InputError
 
-GraphName = Literal["det", "trunk", "head", "fused"]
-GRAPH_NAMES: tuple[GraphName, ...] = ("det", "trunk", "head", "fused")
+# One of `Manifest.graphs`.
+GraphName: TypeAlias = str
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]

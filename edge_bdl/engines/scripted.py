@@ -40,7 +40,8 @@ class ScriptedEngine:
     """Runs a script instead of a network.
 
     Without `members` it computes a toy posterior from its inputs, so that the same members give the same bits, other
-    members other outputs, and trunk plus head what fused gives, as in any real bundle.
+    members other outputs, and trunk plus head what fused gives, as in any real bundle. Members that graphs hold
+    themselves are told apart by their numbers.
 
     Args:
         folder: Not read.
@@ -107,12 +108,16 @@ class ScriptedGraph:
         self._engine = engine
         self._name = name
         self._specs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        for spec in manifest.boundary if name == "head" else manifest.inputs:
+        bank = manifest.bank
+        self._is_head = name in bank.heads
+        for spec in manifest.boundary if self._is_head else manifest.inputs:
             self._specs[spec.name] = (spec.shape, np.dtype(spec.dtype))
-        if name in ("head", "fused"):
-            count = manifest.bank.chunk if name == "head" else manifest.bank.members
+        # Which members it gives, in the first place.
+        first = bank.heads.index(name) * bank.chunk if self._is_head else 0
+        self._rows = np.arange(first, min(first + bank.chunk, bank.members) if self._is_head else bank.members)
+        if self._is_head or name == "fused":
             for member in manifest.member_inputs:
-                self._specs[member.name] = ((count, *member.shape), np.dtype(np.float32))
+                self._specs[member.name] = ((len(self._rows), *member.shape), np.dtype(np.float32))
         self._names = frozenset(self._specs)
 
     def hold(self, constants: Arrays) -> Held:
@@ -147,11 +152,11 @@ class ScriptedGraph:
             outputs |= {spec.name: np.full(spec.shape, signal, spec.dtype) for spec in manifest.boundary}
         elif self._name == "det":
             outputs[DETERMINISTIC_OUTPUT] = self._spread(np.zeros(1, np.float32), feeds)[0]
-        elif manifest.form == "gaussian_head":
+        elif manifest.closed is not None:
             outputs |= self._gaussian(feeds)
         elif self._engine.members is None:
-            effects = [feeds[member.name] for member in manifest.bank.inputs]
-            effect = sum(array.reshape(len(array), -1).mean(axis=1) for array in effects)
+            effects = [feeds[member.name] for member in manifest.member_inputs]
+            effect = sum(array.reshape(len(array), -1).mean(axis=1) for array in effects) if effects else self._rows
             outputs[MEMBERS_OUTPUT] = self._spread(np.asarray(effect, np.float32), feeds)
         else:
             outputs[MEMBERS_OUTPUT] = self._canned(self._engine.members)
@@ -175,7 +180,7 @@ class ScriptedGraph:
     def _signal(self, feeds: Arrays) -> np.float32:
         """One number that stands for the frame; a head finds it in its boundary."""
         manifest = self._engine.manifest
-        if self._name == "head":
+        if self._is_head:
             return np.float32(feeds[manifest.boundary[0].name].flat[0])
         return np.float32(sum(float(feeds[spec.name].mean()) for spec in manifest.inputs))
 
@@ -186,12 +191,11 @@ class ScriptedGraph:
         return np.multiply.outer(self._signal(feeds) + effect, ramp)
 
     def _canned(self, members: Array) -> Array:
-        bank = self._engine.manifest.bank
-        if self._name == "fused":
-            return members.take(range(bank.members), axis=0, mode="wrap")
-        first = self._engine.next_member
-        self._engine.next_member += bank.chunk
-        return members.take(range(first, first + bank.chunk), axis=0, mode="wrap")
+        if not self._is_head:
+            return members.take(self._rows, axis=0, mode="wrap")
+        first, count = self._engine.next_member, len(self._rows)
+        self._engine.next_member += count
+        return members.take(range(first, first + count), axis=0, mode="wrap")
 
 
 def _spoil(name: str, array: Array, fault: Fault | None) -> Array:

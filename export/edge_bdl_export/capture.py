@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
 from edge_bdl.errors import EdgeBdlError, ExportError, UnsupportedModelError
-from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
+from edge_bdl_export.dropout import KINDS, DropoutKind, mask_shape, recognise
 from edge_bdl_export.quiet import quiet
 
 # Where people read how to write an adapter.
@@ -416,7 +416,7 @@ def _sites(graph: fx.Graph, names: list[str], originals: list[nn.Module]) -> tup
                 call=calls[index],
                 kind=kind,
                 rate=float(originals[index].p),  # type: ignore[arg-type]
-                shape=KINDS[kind].mask_shape(tuple(node.meta["val"].shape)),
+                shape=mask_shape(originals[index], tuple(node.meta["val"].shape)),
             )
         )
         calls[index] += 1

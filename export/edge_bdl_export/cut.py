@@ -7,16 +7,23 @@ side uses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
 
 from edge_bdl.errors import UnsupportedModelError
+from edge_bdl_export.banked import unbanked
 from edge_bdl_export.batchable import batchable
 from edge_bdl_export.capture import Capture
 from edge_bdl_export.fold import fold_norms
+from edge_bdl_export.picture import Picture, first_convolution
+
+# Of a copied node's metadata: the name of the captured node, which may have several copies.
+CAPTURED = "captured"
 
 # How a stochastic node is written into a graph that is being built: (graph, its rewritten arguments, its member input).
 Rewrite = Callable[[fx.Graph, tuple[fx.Node, ...], fx.Node], fx.Node]
@@ -46,7 +53,11 @@ class Cut:
         trunk: ``(*inputs) -> (*boundary, *features)``.
         head: ``(*boundary, *members) -> output`` of one member.
         boundary: The captured nodes that cross.
-        features: The trunk nodes that the boundary was flattened from, whose density can be scored.
+        features: Trunk nodes whose density can be scored: what the first convolution reads, where there is one, then
+            those that the boundary was flattened from.
+        picture: That convolution, at a few places.
+        unrolled: The head with members built in, ``(*boundary) -> [S, *output]``, of each stochastic node's members.
+        unbanked: What in the head has no operator, or only a slow one, that takes all members' weights at once.
     """
 
     deterministic: nn.Module
@@ -54,6 +65,9 @@ class Cut:
     head: nn.Module
     boundary: tuple[fx.Node, ...]
     features: tuple[fx.Node, ...]
+    picture: Picture | None
+    unrolled: Callable[[Sequence[Tensor]], nn.Module]
+    unbanked: str | None
 
 
 def cut(captured: Capture, stochastic: Sequence[Stochastic]) -> Cut:
@@ -76,13 +90,18 @@ def cut(captured: Capture, stochastic: Sequence[Stochastic]) -> Cut:
         for node in graph.nodes
         if node in framed and node not in after and any(user in after for user in node.users)
     )
-    features = tuple(_before_reshaping(node) for node in boundary)
+    first = first_convolution(captured, framed - after)
+    looked_at = () if first is None else (first.all_input_nodes[0],)
+    features = (*looked_at, *(_before_reshaping(node) for node in boundary))
     return Cut(
         deterministic=_module(captured, captured.inputs, (captured.output,), single=True),
         trunk=_module(captured, captured.inputs, (*boundary, *features)),
         head=batchable(_module(captured, boundary, (captured.output,), stochastic, single=True)),
         boundary=boundary,
         features=features,
+        picture=None if first is None else Picture(first, captured.state),
+        unrolled=partial(_unrolled, captured, boundary, stochastic),
+        unbanked=unbanked(captured, {item.node for item in stochastic if item.node in captured.state}),
     )
 
 
@@ -132,39 +151,92 @@ def _module(
 
     Without ``stochastic``, dropout call sites pass their input on and parameters are as trained.
     """
-    root = nn.Module()
-    graph = fx.Graph()
-    written: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
-    members = {item.node: (item, graph.placeholder(f"member_{i}")) for i, item in enumerate(stochastic)}
-    sites = {site.node for site in captured.sites}
-    needed = _upstream(outputs, set(inputs))
-    for node in captured.graph.nodes:
-        if node not in needed:
-            continue
-        if node in members:
-            item, placeholder = members[node]
-            arguments = tuple(written[source] for source in node.all_input_nodes)
-            written[node] = item.rewrite(graph, arguments, placeholder)
-        elif node in sites:
-            written[node] = written[node.args[0]]  # type: ignore[index]
-        elif node in captured.state:
-            written[node] = graph.get_attr(_hold(root, node.name, captured.state[node]))
-        else:
-            written[node] = graph.node_copy(node, lambda source: written[source])
+    part = _Part(captured)
+    written = {node: part.graph.placeholder(node.name) for node in inputs}
+    members = {item.node: (item, part.graph.placeholder(f"member_{i}")) for i, item in enumerate(stochastic)}
+    part.write(_upstream(outputs, set(inputs)), written, members)
     # An input that is also an output would have one name for two tensors.
     results = tuple(
-        graph.call_function(torch.ops.aten.clone.default, (written[node],)) if node in inputs else written[node]
+        part.graph.call_function(torch.ops.aten.clone.default, (written[node],)) if node in inputs else written[node]
         for node in outputs
     )
-    graph.output(results[0] if single else results)
-    return fx.GraphModule(root, graph).eval()
+    return part.module(results[0] if single else results)
 
 
-def _hold(root: nn.Module, name: str, value: Tensor) -> str:
-    attribute = f"held_{name}"
-    if not hasattr(root, attribute):
-        root.register_buffer(attribute, value)
-    return attribute
+def _unrolled(
+    captured: Capture, boundary: Sequence[fx.Node], stochastic: Sequence[Stochastic], values: Sequence[Tensor]
+) -> fx.GraphModule:
+    """A head in which the members are built in: ``(*boundary) -> [S, *output]``, one member after the other.
+
+    Args:
+        captured: The graph.
+        boundary: What enters.
+        stochastic: The stochastic nodes.
+        values: Of each of them, every member's, [S, ...].
+    """
+    part = _Part(captured)
+    shared = {node: part.graph.placeholder(node.name) for node in boundary}
+    needed = _upstream((captured.output,), set(boundary))
+    after = _downstream(captured.graph, {item.node for item in stochastic})
+    part.write(needed - after, shared)
+    outputs = []
+    for i, member in enumerate(zip(*values, strict=True)):
+        written, constants = dict(shared), zip(stochastic, member, strict=True)
+        part.write(
+            needed & after,
+            written,
+            {item.node: (item, part.constant(f"{item.node.name}_{i}", value)) for item, value in constants},
+        )
+        outputs.append(written[captured.output])
+    shape = captured.output.meta["val"].shape
+    if not shape:
+        return part.module(part.graph.call_function(torch.stack, (outputs,)))
+    # One operator for all members, where stacking would take one for each.
+    joined = part.graph.call_function(torch.cat, (outputs,))
+    return part.module(part.graph.call_function(torch.reshape, (joined, (len(outputs), *shape))))
+
+
+class _Part:
+    """A module that is written from nodes of a captured graph."""
+
+    def __init__(self, captured: Capture) -> None:
+        self.graph = fx.Graph()
+        self._captured = captured
+        self._root = nn.Module()
+        self._sites = {site.node for site in captured.sites}
+
+    def write(
+        self,
+        nodes: set[fx.Node],
+        written: dict[fx.Node, fx.Node],
+        members: Mapping[fx.Node, tuple[Stochastic, fx.Node]] | None = None,
+    ) -> None:
+        """Write those ``nodes`` that are not yet ``written``, and note them there; stochastic ones by ``members``."""
+        members, state = members or {}, self._captured.state
+        for node in self._captured.graph.nodes:
+            if node not in nodes or node in written:
+                continue
+            if node in members:
+                item, member = members[node]
+                arguments = tuple(written[source] for source in node.all_input_nodes)
+                written[node] = item.rewrite(self.graph, arguments, member)
+            elif node in self._sites:
+                written[node] = written[node.args[0]]  # type: ignore[index]
+            elif node in state:
+                written[node] = self.constant(node.name, state[node])
+            else:
+                written[node] = self.graph.node_copy(node, lambda source: written[source])
+                written[node].meta[CAPTURED] = node.name
+
+    def constant(self, name: str, value: Tensor) -> fx.Node:
+        """A tensor that the module holds."""
+        self._root.register_buffer(f"held_{name}", value)
+        return self.graph.get_attr(f"held_{name}")
+
+    def module(self, result: fx.Node | tuple[fx.Node, ...]) -> fx.GraphModule:
+        """All that was written, with this result."""
+        self.graph.output(result)
+        return fx.GraphModule(self._root, self.graph).eval()
 
 
 class MemberAxis(nn.Module):
@@ -189,20 +261,55 @@ class MemberAxis(nn.Module):
         return torch.stack([self.head(*boundary, *(member[i] for member in members)) for i in range(count)])
 
 
-def member_axis(head: nn.Module, boundary: Sequence[Tensor], members: Sequence[Tensor]) -> MemberAxis:
+class Holding(nn.Module):
+    """A head with a member axis that holds the members itself: ``(*boundary) -> [S, *output]``.
+
+    Args:
+        axis: The head.
+        members: Of each member input, [S, ...].
+    """
+
+    def __init__(self, axis: MemberAxis, members: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.axis = axis
+        for i, values in enumerate(members):
+            self.register_buffer(f"members_{i}", values)
+
+    def forward(self, *boundary: Tensor) -> Tensor:
+        """Outputs of all members."""
+        return self.axis(*boundary, *self._buffers.values())  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _fallback(allowed: bool) -> Iterator[None]:
+    """Whether vmap may run an operator that it has no rule for once per member."""
+    functorch = torch._C._functorch
+    before = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(before and allowed)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(before)
+
+
+def member_axis(
+    head: nn.Module, boundary: Sequence[Tensor], members: Sequence[Tensor], strict: bool = False
+) -> MemberAxis:
     """``head`` with a member axis: batched by vmap where that works and agrees with the loop, else looped.
 
     Args:
         head: One member's head.
         boundary: Example boundary tensors.
         members: Example members, each [S, ...].
+        strict: Loop also where vmap itself would run an operator once per member, for it has no rule.
     """
     looped = MemberAxis(head, len(boundary), batched=False)
     batched = MemberAxis(head, len(boundary), batched=True)
     with torch.no_grad():
         expected = looped(*boundary, *members)
         try:
-            actual = batched(*boundary, *members)
+            with _fallback(not strict):
+                actual = batched(*boundary, *members)
         except RuntimeError:
             return looped
     close = torch.allclose(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()) + 1e-12)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 # Negative saturation of SELU, -scale * alpha; torch uses this very number in alpha_dropout.
-_SATURATION = 1.7580993408473766
+SATURATION = 1.7580993408473766
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,16 @@ class DropoutKind:
     Attributes:
         mask_shape: Shape of the mask for an input of a given shape.
         alpha: Whether dropped units saturate (alpha dropout) instead of becoming zero.
+        fixed: Whether the module holds the only masks there are; kept units stay as they are.
     """
 
     mask_shape: Callable[[tuple[int, ...]], tuple[int, ...]]
     alpha: bool = False
+    fixed: bool = False
 
     def scale(self, rate: float) -> float:
         """Value of a kept unit in the mask, rounded to float32 exactly as torch rounds it."""
-        if self.alpha:
+        if self.alpha or self.fixed:
             return 1.0
         return float(torch.ones(()) / (1.0 - rate))
 
@@ -40,8 +42,8 @@ class DropoutKind:
         """The module's output for input ``x`` under ``mask`` (kept units ``scale(rate)``, dropped ones 0)."""
         if not self.alpha:
             return x * mask
-        gain = 1.0 / math.sqrt((_SATURATION**2 * rate + 1.0) * (1.0 - rate))
-        offset = (mask - 1.0) * (_SATURATION * gain) + _SATURATION * gain * rate
+        gain = 1.0 / math.sqrt((SATURATION**2 * rate + 1.0) * (1.0 - rate))
+        offset = (mask - 1.0) * (SATURATION * gain) + SATURATION * gain * rate
         return x * (mask * gain) + offset
 
 
@@ -65,6 +67,27 @@ def _channel_of(spatial: int) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
     return mask_shape
 
 
+class FixedMask(nn.Module):
+    """Multiplies by one of a few masks that never change (Durasov et al. 2021): the identity until a member is chosen.
+
+    Args:
+        masks: [members, *shape] of 0 and 1, where ``shape`` is broadcast over what the module takes.
+    """
+
+    def __init__(self, masks: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("masks", masks.float())
+
+    @property
+    def p(self) -> float:
+        """The share of units that a mask drops."""
+        return float(1.0 - self.masks.mean())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What it was given."""
+        return x
+
+
 KINDS: dict[type[nn.Module], DropoutKind] = {
     nn.Dropout: DropoutKind(_unit),
     nn.Dropout1d: DropoutKind(_channel_of(1)),
@@ -73,11 +96,21 @@ KINDS: dict[type[nn.Module], DropoutKind] = {
     nn.Dropout3d: DropoutKind(_channel_of(3)),
     nn.AlphaDropout: DropoutKind(_unit, alpha=True),
     nn.FeatureAlphaDropout: DropoutKind(_channel, alpha=True),
+    FixedMask: DropoutKind(_unit, fixed=True),
 }
 
 
+def mask_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the mask of a recognised module that takes an input of this shape."""
+    if isinstance(module, FixedMask):
+        return tuple(module.masks.shape[1:])
+    kind = recognise(module)
+    assert kind is not None
+    return KINDS[kind].mask_shape(shape)
+
+
 def recognise(module: nn.Module) -> type[nn.Module] | None:
-    """The torch dropout class that ``module`` behaves as, or None.
+    """The class in the table that ``module`` behaves as, or None.
 
     A subclass counts only while it keeps torch's own ``forward``: one that overrides it may do anything.
     """

@@ -6,7 +6,7 @@ class probabilities and entropy, or first and second moment. Everything here is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge_bdl.manifest import Fidelity, Task
-from edge_bdl_export.frames import CalibrationFrames
-from edge_bdl_export.graphs import Network
-from edge_bdl_export.proof.subject import tensors
+from edge_bdl.manifest import Task
 
 _TINY = 1e-12
 
@@ -97,51 +94,44 @@ def epistemic(stats: Tensor, task: Task) -> Tensor:
     return (stats[..., 1] - stats[..., 0] ** 2).clamp_min(0.0)
 
 
-def mean_statistics(
-    network: Network, frames: CalibrationFrames, members: Mapping[str, NDArray[np.float32]], reading: Reading
-) -> Tensor:
-    """Mean statistics [n, m, K] of all members on each frame: one pass of the trunk and M of the head."""
-    values = [torch.from_numpy(value) for value in members.values()]
-    outputs = (network.members(network.trunk(tensors(frame))[0], values) for frame in frames)
-    return torch.stack([statistics(row[None], reading)[0].mean(0) for row in outputs])
+@dataclass(frozen=True)
+class Curve:
+    """How close the first 2, 3, ... members are to a reference.
+
+    Attributes:
+        kl: Mean divergence in nats, by prefix.
+        spearman: Rank correlation of the epistemic score, by prefix.
+        scores: Epistemic score of each frame [n], by prefix.
+    """
+
+    kl: Sequence[float]
+    spearman: Sequence[float]
+    scores: Sequence[Tensor]
 
 
-def measure(
-    network: Network,
-    frames: CalibrationFrames,
-    bank: Mapping[str, NDArray[np.float32]],
-    posterior: Mapping[str, NDArray[np.float32]],
-    reading: Reading,
-) -> tuple[Fidelity, ...]:
-    """How close every prefix of a bank, from two members on, is to the posterior.
+def curve(members: Iterable[Tensor], reference: Tensor, task: Task) -> Curve:
+    """Compare every prefix of two or more members.
 
     Args:
-        network: Runs members.
-        frames: That no selection saw.
-        bank: Member inputs [S, *shape] by name.
-        posterior: Independent members that stand for the full posterior, likewise.
-        reading: How outputs are read.
+        members: Statistics [n, m, K] of one after the other.
+        reference: Mean statistics [n, m, K].
+        task: How they are read.
     """
-    values = [torch.from_numpy(value) for value in bank.values()]
-    reference = mean_statistics(network, frames, posterior, reading)
-    divergences, scores = [], []
-    for frame, expected in zip(frames, reference, strict=True):
-        outputs = network.members(network.trunk(tensors(frame))[0], values)
-        means = prefix_means(statistics(outputs[None], reading))[0]
-        divergences.append(divergence(expected, means, reading.task).mean(-1))
-        scores.append(epistemic(means, reading.task))
-    kl = torch.stack(divergences).mean(0)
-    ranked = torch.stack(scores, dim=1).flatten(1).numpy()
-    expected_rank = epistemic(reference, reading.task).flatten().numpy()
-    return tuple(
-        Fidelity(
-            samples=count,
-            reference_members=len(next(iter(posterior.values()))),
-            kl=float(kl[count - 1]),
-            epistemic_spearman=rank_correlation(ranked[count - 1], expected_rank),
-        )
-        for count in range(2, len(ranked) + 1)
-    )
+    expected = epistemic(reference, task)
+    total, kl, spearman, scores = torch.zeros(()), [], [], []
+    for count, stats in enumerate(members, start=1):
+        total = total + stats
+        if count >= 2:
+            score = epistemic(total / count, task)
+            kl.append(float(divergence(reference, total / count, task).mean()))
+            spearman.append(rank_correlation(score.flatten().numpy(), expected.flatten().numpy()))
+            scores.append(frame_scores(score))
+    return Curve(kl, spearman, scores)
+
+
+def frame_scores(score: Tensor) -> Tensor:
+    """[n] of [n, m]: the largest, which is how the manifest reduces them."""
+    return score.amax(-1)
 
 
 def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import TensorSpec
+from edge_bdl.pictures import Pictures, takes_pictures
 from edge_bdl_train.frames import CalibrationSets
 
 SELECTION, THRESHOLDS, FIGURES = 0, 1, 2
@@ -61,8 +63,18 @@ class CalibrationFrames:
         """At most ``limit`` frames, evenly spaced."""
         rows = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(np.int64))
         return CalibrationFrames(
-            inputs={name: values[rows] for name, values in self.inputs.items()}, split=self.split[rows]
+            inputs={name: values[rows] for name, values in self.inputs.items()},
+            split=self.split[rows],
+            labels=None if self.labels is None else self.labels[rows],
         )
+
+    def pictures(self) -> Pictures | msgspec.UnsetType:
+        """How light and how sharp a camera's pictures are, but for those that figures are of; unset of other inputs."""
+        (values, *others) = self.inputs.values()
+        if others or not takes_pictures(values.shape[1:], values.dtype.name):
+            return msgspec.UNSET
+        known = values[self.split != FIGURES]
+        return Pictures.of(known.reshape(-1, *known.shape[-3:]))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -108,6 +120,18 @@ def read_frames(calibration: Any, specs: Sequence[TensorSpec]) -> CalibrationFra
         episodes=episodes,
         period_s=_period(table),
     )
+
+
+def read_outsiders(outsiders: Any, specs: Sequence[TensorSpec]) -> CalibrationFrames:
+    """Frames that the network should not know, in the format of calibration frames; only their inputs matter.
+
+    Raises:
+        ExportError: As ``read_frames``.
+    """
+    try:
+        return read_frames(outsiders, specs)
+    except ExportError as error:
+        raise ExportError(str(error).replace("calibration", "outsiders", 1)) from error
 
 
 def _table(calibration: Any) -> Mapping[str, Any]:

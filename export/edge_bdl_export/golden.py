@@ -30,7 +30,7 @@ def frames_that_fit(
         inputs: The frame inputs.
         output: One member's output.
         posterior: Its masks are stored too.
-        samples: Members in the bank, where they are not given.
+        samples: Members in the bank; of weights, at most those that there are.
         chunk: Members per call of the head.
 
     Raises:
@@ -41,7 +41,7 @@ def frames_that_fit(
         members, fresh, masks = 0, 0, 4 * chunk * sum(math.prod(item.shape) for item in posterior.inputs)
         moments = posterior.closed.described.moments(output.shape)
     elif posterior.weights is not None:
-        members, fresh, masks = len(next(iter(posterior.weights.values()))), 0, 0
+        members, fresh, masks = min(samples, len(next(iter(posterior.weights.values())))), 0, 0
     else:
         members, fresh = samples, min(chunk, samples)
         masks = fresh * sum(-(-math.prod(item.shape) // 8) for item in posterior.inputs)
@@ -75,7 +75,7 @@ def golden(subject: Subject) -> dict[str, NDArray[Any]]:
         arrays.update({f"fresh.{key}": value for key, value in normals.items()})
     if subject.density is not None:
         arrays["density"] = subject.expected_density
-    if manifest.form == "mask_bank":
+    if manifest.form == "mask_bank" and not bank.fixed:
         keep = sampling.draw_keep(bank, bank.members, bank.chunk)
         masks = sampling.masks(bank, keep)
         arrays.update({f"fresh.{key}": value for key, value in sampling.pack(keep).items()})

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from edge_bdl.calibration import fitted_at, interval_half_width
 from edge_bdl.engines.base import Engine
 from edge_bdl.errors import ExportError
+from edge_bdl.findings import Figures
 from edge_bdl.gaussian_head import Moments, closed_form, draw, read
-from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Figures, Manifest
+from edge_bdl.manifest import DENSITY_OUTPUT, MEMBERS_OUTPUT, Calibration, Manifest
 from edge_bdl.sampling import Members
 from edge_bdl.uncertainty import Uncertainty, decompose
 from edge_bdl_export import calibrate, thresholds
@@ -66,8 +67,8 @@ def score(
         frames: In order.
     """
     graph = engine.graph("fused")
-    closed = manifest.form == "gaussian_head"
-    held = None if closed else graph.hold(members)
+    closed = manifest.closed is not None
+    held = graph.hold(members) if manifest.member_inputs else None
     runs = [graph.run(frame, held) for frame in frames]
     moments = [_finite(read(manifest, run)) for run in runs] if closed else []
     if manifest.bank.selection == "closed_form":

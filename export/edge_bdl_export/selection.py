@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import StochasticInput, Task
-from edge_bdl_export.cut import MemberAxis, member_axis
+from edge_bdl_export.cut import MemberAxis
 from edge_bdl_export.fidelity import Reading, divergence, epistemic, prefix_means, statistics
+from edge_bdl_export.seen import frame_axis
 
 Keep = Mapping[str, NDArray[np.bool_]]
 
@@ -80,7 +81,7 @@ def select(
     # All kept units come before all dropped ones, in random order.
     preferences = [((keep + torch.rand(keep.shape, generator=generator)) / 2.0).requires_grad_() for keep in drawn]
     started = [_as_masks(keep, item) for keep, item in zip(drawn, inputs, strict=True)]
-    frames = _frame_axis(axis, target, started)
+    frames = frame_axis(axis, started, target.boundary)
     optimizer = torch.optim.Adam(preferences, lr=_RATE)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps)
     for _ in range(steps):
@@ -129,7 +130,11 @@ def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:
         members: [n, S, m, K] statistics.
         task: How they are read.
     """
-    means = prefix_means(members)[:, 1:]
+    return errors(reference, prefix_means(members)[:, 1:], task).mean()
+
+
+def errors(reference: Tensor, means: Tensor, task: Task) -> Tensor:
+    """How far each of several means [n, c, m, K] is from the reference [n, m, K]: [c]."""
     kl = divergence(reference[:, None], means, task).mean((0, 2))
     expected = epistemic(reference, task)
     scale = expected.mean(0) + _TINY
@@ -137,7 +142,7 @@ def error(reference: Tensor, members: Tensor, task: Task) -> Tensor:
         (score.clamp_min(0.0) / scale + _FLOOR).sqrt() for score in (epistemic(means, task), expected)
     )
     miss = ((root - expected_root[:, None]) ** 2).mean((0, 2))
-    return ((kl + _TINY).log() + _EPISTEMIC * (miss + _TINY).log()).mean()
+    return (kl + _TINY).log() + _EPISTEMIC * (miss + _TINY).log()
 
 
 def _best(preference: Tensor, count: Tensor) -> Tensor:
@@ -160,21 +165,3 @@ def _gradients(loss: Tensor, preferences: Sequence[Tensor]) -> list[Tensor]:
         "selection='selected' trains the masks through the head, whose gradient is missing or not finite; "
         "use selection='balanced', or hold the layers after the last dropout to differentiable operations"
     )
-
-
-class _MasksFirst(nn.Module):
-    """The head over members, its masks in front: they are what all frames share."""
-
-    def __init__(self, axis: MemberAxis, masks: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.masks = masks
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        outputs: Tensor = self.axis(*tensors[self.masks :], *tensors[: self.masks])
-        return outputs
-
-
-def _frame_axis(axis: MemberAxis, target: Target, masks: Sequence[Tensor]) -> MemberAxis:
-    """The head over frames and members: ``(*masks, *boundary [n, ...]) -> [n, S, *output]``."""
-    return member_axis(_MasksFirst(axis, len(masks)), masks, [values[:2] for values in target.boundary])

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from edge_bdl.errors import ExportError, require
+from edge_bdl_export.compact_onnx import SMALL_BYTES, halve_constants, quantise_constants
 from edge_bdl_export.graphs import Graph
 
 if TYPE_CHECKING:
@@ -27,13 +28,18 @@ if TYPE_CHECKING:
 OPSET = 18
 IR_VERSION = 10
 WEIGHTS = "weights.bin"
-# Small constants stay in the graph: an external entry costs about as much.
-_EXTERNAL_BYTES = 512
 _ALIGNMENT = 64
+# First axes up to this long may be those of members.
+_MOST_ROWS = 256
 
 
-def write_onnx(graphs: Mapping[str, Graph], folder: Path) -> None:
+def write_onnx(graphs: Mapping[str, Graph], folder: Path, half: bool = False) -> None:
     """Write ``NAME.onnx`` for every graph and their shared ``weights.bin`` into ``folder``.
+
+    Args:
+        graphs: By name; those with quantised constants get them as integers.
+        folder: Where to.
+        half: Store large weights as fp16, where they are no more than that.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -42,15 +48,29 @@ def write_onnx(graphs: Mapping[str, Graph], folder: Path) -> None:
     onnx = require("onnx", "export", "to write ONNX graphs")
     require("onnxscript", "export", "to write ONNX graphs")
     weights = _Weights()
-    for name, graph in graphs.items():
-        proto = _translate(name, graph)
-        _strip(proto)
-        _orient(proto)
+    # What holds all members comes first: the others hold a part of them.
+    for name, graph in sorted(graphs.items(), key=lambda item: item[0] != "fused"):
+        proto = to_onnx(name, graph)
+        if half:
+            halve_constants(proto)
         weights.take(proto)
         (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     (folder / WEIGHTS).write_bytes(weights.data)
     for name in graphs:
         onnx.checker.check_model(str(folder / f"{name}.onnx"), full_check=True)
+
+
+def to_onnx(name: str, graph: Graph) -> onnx.ModelProto:
+    """One graph, its weights still inside.
+
+    Raises:
+        ExportError: Torch's ONNX exporter does not know an operator of the model.
+    """
+    proto = _translate(name, graph)
+    _strip(proto)
+    _orient(proto)
+    quantise_constants(proto)
+    return proto
 
 
 def _translate(name: str, graph: Graph) -> onnx.ModelProto:
@@ -120,11 +140,15 @@ def _turning(node: onnx.NodeProto) -> onnx.AttributeProto | None:
 
 
 class _Weights:
-    """Large tensors of all graphs, each content once, as one file of external data."""
+    """Large tensors of all graphs, each content once, as one file of external data.
+
+    A chunk of a bank's members is found inside the bank, by its first member.
+    """
 
     def __init__(self) -> None:
         self.data = bytearray()
         self._offsets: dict[str, int] = {}
+        self._rows: dict[str, int] = {}
 
     def take(self, proto: onnx.ModelProto) -> None:
         """Move the large initializers of a graph here."""
@@ -132,9 +156,9 @@ class _Weights:
 
         for tensor in proto.graph.initializer:
             content = numpy_helper.to_array(tensor).tobytes()
-            if len(content) < _EXTERNAL_BYTES:
+            if len(content) < SMALL_BYTES:
                 continue
-            offset = self._store(content)
+            offset = self._store(content, tensor.dims[0] if tensor.dims else 1)
             name, data_type, dims = tensor.name, tensor.data_type, list(tensor.dims)
             tensor.Clear()
             tensor.name, tensor.data_type = name, data_type
@@ -144,10 +168,23 @@ class _Weights:
                 entry = tensor.external_data.add()
                 entry.key, entry.value = key, value
 
-    def _store(self, content: bytes) -> int:
+    def _store(self, content: bytes, rows: int) -> int:
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._offsets:
-            self.data.extend(bytes(-len(self.data) % _ALIGNMENT))
-            self._offsets[digest] = len(self.data)
-            self.data.extend(content)
+            self._offsets[digest] = self._inside(content, rows)
         return self._offsets[digest]
+
+    def _inside(self, content: bytes, rows: int) -> int:
+        """Where content is as a part of something longer; it is added where it is not."""
+        length = len(content) // rows
+        first = self._rows.get(hashlib.sha256(content[:length]).hexdigest())
+        if first is not None and self.data[first : first + len(content)] == content:
+            return first
+        self.data.extend(bytes(-len(self.data) % _ALIGNMENT))
+        offset = len(self.data)
+        self.data.extend(content)
+        if rows <= _MOST_ROWS:
+            for start in range(0, len(content), length):
+                row = hashlib.sha256(content[start : start + length]).hexdigest()
+                self._rows.setdefault(row, offset + start)
+        return offset

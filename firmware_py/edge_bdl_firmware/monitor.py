@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from edge_bdl.errors import EdgeBdlError, EngineError, InputError
 from edge_bdl.runtime import Prediction, Runtime
 from edge_bdl_firmware.frames.checks import FrameChecks
@@ -70,6 +72,8 @@ class Monitor:
         self.progress = 0
         self._runtime = runtime
         self._checks = checks
+        if runtime.manifest.pictures is not msgspec.UNSET:
+            checks.known = runtime.manifest.pictures
         self._publish = publish
         self._bundle = bundle
         self._clock = clock

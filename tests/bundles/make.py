@@ -91,6 +91,29 @@ class Labels(nn.Module):
         return self.last(self.body(image.float() / 255.0))
 
 
+class Steering(nn.Module):
+    """Image to two targets, normalised by its own statistics; for an ensemble, preprocessing its trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.decode = nn.Sequential(nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 2))
+        with torch.no_grad():
+            self.encode[1].running_mean.normal_(0.0, 0.3)
+            self.encode[1].running_var.uniform_(0.5, 2.0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[1, 1, 8, 8] uint8 to [1, 2]."""
+        return self.decode(self.encode(image.float() / 255.0))
+
+
+def make_ensemble() -> None:
+    """Five whole networks, built into the graphs: a head of four and one of the last."""
+    torch.manual_seed(0)
+    frame = np.random.Generator(np.random.Philox(0)).integers(0, 256, (1, 1, 8, 8), dtype=np.uint8)
+    export([Steering().eval() for _ in range(5)], frame, HERE / "tiny_ensemble.ebdl", samples=5)
+
+
 def make_gaussian() -> None:
     """Last-layer Laplace of untrained logits, with the covariance that random labels leave."""
     torch.manual_seed(0)
@@ -142,6 +165,7 @@ def make() -> None:
         samples=8, selection="selected", calibration=generator.normal(size=(300, 5)).astype(np.float32),
     )  # fmt: skip
     make_gaussian()
+    make_ensemble()
 
 
 if __name__ == "__main__":

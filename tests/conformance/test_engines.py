@@ -19,7 +19,7 @@ from edge_bdl.runtime import Runtime
 from edge_bdl.sampling import Members, masks, unpack
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
-NAMES = ("tiny_masks", "tiny_weights", "tiny_dense", "tiny_points")
+NAMES = ("tiny_masks", "tiny_weights", "tiny_ensemble", "tiny_dense", "tiny_points")
 PACKAGES = {
     "onnxruntime": ("onnxruntime",),
     "tflite": ("ai_edge_litert", "tflite_runtime"),
@@ -54,6 +54,14 @@ class Subject:
     def constants(self, first: int = 0, graph: str = "fused") -> dict[str, Any]:
         count = self.manifest.bank.members if graph == "fused" else self.manifest.bank.chunk
         return self.members.take(first, count)
+
+    def chunks(self) -> list[tuple[str, dict[str, Any], int]]:
+        """For each chunk of members: its graph, what that takes beside the boundary, and how many members it gives."""
+        bank = self.manifest.bank
+        starts = range(0, bank.members, bank.chunk)
+        heads = bank.heads if bank.built_in else bank.heads * len(starts)
+        counts = [min(bank.chunk, bank.members - start) if bank.built_in else bank.chunk for start in starts]
+        return [(*row,) for row in zip(heads, (self.constants(first, "head") for first in starts), counts, strict=True)]
 
     def boundary(self, frame: dict[str, Any]) -> dict[str, Any]:
         outputs = self.engine.graph("trunk").run(frame)
@@ -111,12 +119,11 @@ def test_graphs_have_the_names_and_shapes_of_the_manifest(subject: Subject) -> N
     expected = {
         "det": (frame, {"output": shape}),
         "trunk": (frame, boundary | density),
-        "head": (
-            subject.boundary(frame) | subject.constants(graph="head"),
-            {"members": (manifest.bank.chunk, *shape)},
-        ),
         "fused": (frame | subject.constants(), {"members": (manifest.bank.members, *shape)} | density),
     }
+    for head, constants, count in subject.chunks():
+        expected[head] = (subject.boundary(frame) | constants, {"members": (count, *shape)})
+    assert set(expected) == set(manifest.graphs)
     for name, (inputs, shapes) in expected.items():
         outputs = subject.engine.graph(name).run(inputs)  # type: ignore[arg-type]
         assert {key: array.shape for key, array in outputs.items()} == shapes
@@ -149,10 +156,7 @@ def test_trunk_and_head_are_fused(subject: Subject) -> None:
     bank, frame = subject.manifest.bank, subject.frame()
     fused = subject.engine.graph("fused").run(frame | subject.constants())
     boundary = subject.boundary(frame)
-    head = subject.engine.graph("head")
-    chunks = [
-        head.run(boundary | subject.constants(first, "head"))["members"] for first in range(0, bank.members, bank.chunk)
-    ]
+    chunks = [subject.engine.graph(head).run(boundary | more)["members"] for head, more, _ in subject.chunks()]
     near(np.concatenate(chunks)[: bank.members], fused["members"])
     if subject.manifest.has_density:
         near(subject.engine.graph("trunk").run(frame)["density"], fused["density"])
@@ -163,6 +167,9 @@ def test_the_same_members_give_the_same_bits_and_others_do_not(subject: Subject)
     constants = subject.constants()
     first, second = graph.run(frame | constants), graph.run(frame | constants)
     np.testing.assert_array_equal(first["members"], second["members"])
+    if subject.manifest.bank.built_in:
+        assert (np.ptp(first["members"], axis=0) > 0.0).any()
+        return
     turned = {name: np.roll(array, 1, axis=0) for name, array in constants.items()}
     other = graph.run(frame | turned)
     assert (first["members"] != other["members"]).any()
@@ -204,8 +211,9 @@ def test_golden_moments_come_out(engine_name: str) -> None:
 
 @pytest.mark.parametrize("graph_name", ["fused", "head"])
 def test_held_members_are_as_good_as_given_ones_over_changing_frames(subject: Subject, graph_name: Any) -> None:
-    graph = subject.engine.graph(graph_name)
     here, there = subject.constants(0, graph_name), subject.constants(1, graph_name)
+    name = graph_name if graph_name == "fused" else subject.manifest.bank.heads[0]
+    graph = subject.engine.graph(name)
     held_here, held_there = graph.hold(here), graph.hold(there)
     frames = [subject.frame(), subject.other_frame()]
     inputs = frames if graph_name == "fused" else [subject.boundary(frame) for frame in frames]
@@ -214,7 +222,7 @@ def test_held_members_are_as_good_as_given_ones_over_changing_frames(subject: Su
         (0, held_there, there), (1, held_here, here), (1, held_here, here),
     ):  # fmt: skip
         kept = graph.run(inputs[number] | constants) if held is None else graph.run(inputs[number], held)
-        fresh = open_engine(subject.engine.name, subject.bundle.folder, subject.manifest).graph(graph_name)
+        fresh = open_engine(subject.engine.name, subject.bundle.folder, subject.manifest).graph(name)
         np.testing.assert_array_equal(kept["members"], fresh.run(inputs[number] | constants)["members"])
 
 

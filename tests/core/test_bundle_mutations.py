@@ -99,6 +99,12 @@ def test_no_exchanged_file_is_accepted(where: tuple[str, str], other: tuple[str,
 # sound as what the exporter writes.
 
 DECODED = [(folder, name) for folder, name in FILES if name.endswith((".safetensors", ".onnx"))]
+# Where the graphs hold the members, the bank's file is empty.
+HEADED = [
+    (folder, name)
+    for folder, name in DECODED
+    if name.endswith(".safetensors") and not ORIGINALS[folder][name][8:].startswith(b"{}")
+]
 
 
 @settings(repeated, max_examples=400)
@@ -113,7 +119,7 @@ def test_changed_bytes_with_fitting_hashes_are_refused_or_sound(
 
 
 @settings(repeated, max_examples=400)
-@given(where=st.sampled_from([where for where in DECODED if where[1].endswith(".safetensors")]), data=st.data())
+@given(where=st.sampled_from(HEADED), data=st.data())
 def test_changed_headers_of_tensors_are_refused(
     where: tuple[str, str], data: st.DataObject, workplace: Path, reseal: Reseal
 ) -> None:
@@ -158,7 +164,7 @@ def open_and_use(folder: Path) -> Bundle | None:
     manifest, bank = bundle.manifest, bundle.manifest.bank
     members = Members(manifest.form, bank, bundle.bank()).take(0, bank.members)
     assert {name: array.shape for name, array in members.items()} == {
-        spec.name: (bank.members, *spec.shape) for spec in bank.inputs
+        spec.name: (bank.members, *spec.shape) for spec in bank.inputs if not bank.built_in
     }
     golden = bundle.golden()
     if manifest.form == "gaussian_head":

@@ -72,7 +72,7 @@ def test_inspect_gives_the_agreed_keys(edge_bdl: Callable[..., Ran]) -> None:
     facts = ran.json
     assert list(facts) == [
         "name", "schema_version", "form", "members", "selection", "task", "inputs", "outputs",
-        "deterministic_flops_share", "files", "parity",
+        "deterministic_flops_share", "fidelity", "precision", "partial", "files", "parity",
     ]  # fmt: skip
     assert facts["name"] == "tiny_masks"
     assert facts["members"] == 16
@@ -80,6 +80,9 @@ def test_inspect_gives_the_agreed_keys(edge_bdl: Callable[..., Ran]) -> None:
     assert facts["files"]["weights.bin"].keys() == {"bytes", "sha256"}
     assert facts["parity"][0].keys() == {"engine", "check", "value", "limit", "passed"}
     assert 0.0 < facts["deterministic_flops_share"] < 1.0
+    assert [row["samples"] for row in facts["fidelity"]] == list(range(2, 17))
+    assert facts["fidelity"][0].keys() == {"samples", "reference_members", "kl", "epistemic_spearman"}
+    assert facts["partial"] is None
 
 
 def test_inspect_tells_people_what_a_bundle_is(edge_bdl: Callable[..., Ran]) -> None:
@@ -87,6 +90,37 @@ def test_inspect_tells_people_what_a_bundle_is(edge_bdl: Callable[..., Ran]) -> 
     for fact in ("16 balanced, mask_bank", "frame uint8 [1, 16, 16, 3]", Bundle.open(MASKS).digest, "warning: "):
         assert fact in text
     assert "none: a policy will hold" in edge_bdl("inspect", DENSE).out
+
+
+def test_inspect_shows_how_faithful_few_members_are(
+    edge_bdl: Callable[..., Ran], copy_bundle: Copy, reseal: Callable[..., None]
+) -> None:
+    text = edge_bdl("inspect", MASKS).out
+    table = [line.split() for line in text.partition("fidelity to 256 members")[2].splitlines()[1:6]]
+    assert [row[0] for row in table] == ["samples", "2", "4", "8", "16"]
+    assert table[0] == ["samples", "KL", "Spearman"]
+    row = Bundle.open(MASKS).manifest.fidelity[2]
+    assert table[2][1:] == [f"{row.kl:.3g}", f"{row.epistemic_spearman:.3f}"]
+    assert "fidelity" not in edge_bdl("inspect", DENSE).out
+
+    def more(manifest: dict[str, Any]) -> None:
+        manifest["schema_version"] = 2
+        for row in manifest["fidelity"]:
+            row |= {"seen_kl": 0.125, "seen_epistemic_spearman": 0.75, "auroc_lost": 0.0625}
+        manifest["partial"] = {
+            "from_layer": "middle", "reference_members": 256, "kl": 0.5, "epistemic_spearman": 0.9, "mean_error": 0.25,
+            "epistemic_ratio": 0.625,
+        }  # fmt: skip
+
+    folder = copy_bundle()
+    reseal(folder, more)
+    text = edge_bdl("inspect", folder).out
+    assert "KL, selected on  Spearman, selected on  AUROC lost" in text
+    assert text.count("0.125            0.75                   0.0625") == 4
+    assert "from middle on; scores rank as the whole posterior's to 0.900 and are 0.62 of theirs" in text
+    facts = edge_bdl("inspect", folder, "--json").json
+    assert facts["partial"]["from_layer"] == "middle"
+    assert facts["fidelity"][0]["auroc_lost"] == 0.0625
 
 
 def test_inspect_of_no_bundle_is_bad_input(edge_bdl: Callable[..., Ran], tmp_path: Path) -> None:

@@ -10,13 +10,22 @@ import msgspec
 import pytest
 
 from edge_bdl.errors import BundleError, InputError
-from edge_bdl.manifest import Bank, Calibration, FileEntry, Flops, Manifest, StochasticInput, TensorSpec, decode, encode
+from edge_bdl.findings import Fidelity, Flops, Partial
+from edge_bdl.manifest import Bank, Calibration, FileEntry, Manifest, StochasticInput, TensorSpec, decode, encode
 from edge_bdl.policy_spec import PolicyConfig, PolicySpec, Score, Thresholds
 
 BUNDLES = sorted((Path(__file__).parents[1] / "bundles").glob("*.ebdl"))
 
 MASK = {"name": "mask_0", "source": "head.0", "kind": "Dropout", "shape": (8,), "rate": 0.2, "scale": 1.25}
+PRECISION = {"weights": "int8", "tolerance": 0.01, "density_tolerance": 0.02}
 BANK = {"members": 4, "chunk": 2, "selection": "iid", "seed": 0, "inputs": (StochasticInput(**MASK),)}
+
+
+FIDELITY = {"samples": 2, "reference_members": 256, "kl": 0.1, "epistemic_spearman": 0.9}
+PARTIAL = {
+    "from_layer": "head", "reference_members": 256, "kl": 0.1, "epistemic_spearman": 0.9, "mean_error": 0.1,
+    "epistemic_ratio": 0.8,
+}  # fmt: skip
 
 
 def shipped() -> dict[str, Any]:
@@ -117,6 +126,105 @@ def test_a_manifest_that_makes_no_sense_is_refused(edit: Callable[[dict[str, Any
 
 
 @pytest.mark.parametrize(
+    "news",
+    [
+        {"fidelity": [{**FIDELITY, "auroc_lost": 0.01}]},
+        {"fidelity": [FIDELITY, {**FIDELITY, "samples": 3, "seen_kl": 0.1, "seen_epistemic_spearman": 0.9}]},
+        {"partial": PARTIAL},
+        {"precision": PRECISION},
+        {"self_contained": [{"name": name, "shape": [1, 2], "dtype": "float32"} for name in ("mean", "total")]},
+        {"pictures": {"darkest": 20.0, "brightest": 200.0, "least_sharp": 0.1}},
+    ],
+)
+def test_what_schema_1_had_not_makes_a_manifest_one_of_schema_2(news: dict[str, Any]) -> None:
+    for before in ([FIDELITY], []):
+        assert decode(edited(lambda m, before=before: m.update(fidelity=before))).schema_version == 1
+    with pytest.raises(BundleError, match="is of schema 2, got 1"):
+        decode(edited(lambda m: m.update(news)))
+    manifest = decode(edited(lambda m: m.update(news, schema_version=2)))
+    assert decode(encode(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("news", "message"),
+    [
+        ({"weights": "fp32"}, "fp32 is what a bundle without a precision has"),
+        ({"weights": "int4"}, "int4"),
+        ({"tolerance": 0.0}, "positive and finite"),
+        ({"density_tolerance": -1.0}, "positive and finite"),
+        ({"bank": "int8"}, "a mask_bank has no bank of weights to be stored in int8"),
+    ],
+)
+def test_a_precision_that_makes_no_sense_is_refused(news: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        decode(edited(lambda m: m.update(precision={**PRECISION, **news}, schema_version=2)))
+
+
+SAID = {"shape": [1, 2], "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("names", "engines"),
+    [
+        ([], ["onnxruntime"]), (["mean"], ["onnxruntime"]), (["total", "mean"], ["onnxruntime"]),
+        (["mean", "total", "members"], ["onnxruntime"]), (["mean", "total", "epistemic", "aleatoric"], ["onnxruntime"]),
+        (["mean", "total"], ["tflite"]),
+    ],
+)  # fmt: skip
+def test_a_self_contained_graph_gives_mean_total_and_more_of_the_known_in_order(names: list[str], engines: Any) -> None:
+    outputs = [SAID | {"name": name} for name in names]
+    with pytest.raises(BundleError, match="a self-contained graph"):
+        decode(edited(lambda m: m.update(self_contained=outputs, schema_version=2, engines=engines)))
+
+
+def test_weights_may_be_built_in_and_masks_may_not() -> None:
+    weights = next(folder for folder in BUNDLES if folder.stem == "tiny_weights")
+    fields = json.loads((weights / "manifest.json").read_bytes())
+    bank = fields["bank"] | {"built_in": True, "members": 8, "chunk": 3}
+    with pytest.raises(BundleError, match="is of schema 2"):
+        decode(as_json(fields | {"bank": bank, "schema_version": 1}))
+    manifest = decode(as_json(fields | {"bank": bank, "schema_version": 2}))
+    assert manifest.graphs == ("det", "trunk", "head_0", "head_1", "head_2", "fused")
+    assert manifest.member_inputs == ()
+    assert decode(as_json(fields)).graphs == ("det", "trunk", "head", "fused")
+    with pytest.raises(BundleError, match="enum value False"):
+        decode(as_json(fields | {"bank": bank | {"built_in": False}, "schema_version": 2}))
+    with pytest.raises(BundleError, match="more than 100 heads"):
+        decode(as_json(fields | {"bank": bank | {"members": 101, "chunk": 1}, "schema_version": 2}))
+    with pytest.raises(BundleError, match="a mask_bank has none"):
+        decode(edited(lambda m: m.update(bank=m["bank"] | {"built_in": True}, schema_version=2)))
+
+
+def test_an_ensemble_is_of_schema_2() -> None:
+    ensemble = next(folder for folder in BUNDLES if folder.stem == "tiny_ensemble")
+    fields = json.loads((ensemble / "manifest.json").read_bytes())
+    assert (fields["form"], fields["schema_version"]) == ("ensemble", 2)
+    with pytest.raises(BundleError, match="a ensemble is of schema 2, got 1"):
+        decode(as_json(fields | {"schema_version": 1}))
+
+
+def test_masks_may_be_fixed_and_weights_may_not() -> None:
+    masks = next(folder for folder in BUNDLES if folder.stem == "tiny_masks")
+    fields = json.loads((masks / "manifest.json").read_bytes())
+    fixed = {"bank": fields["bank"] | {"fixed": True}}
+    with pytest.raises(BundleError, match="is of schema 2"):
+        decode(as_json(fields | fixed | {"schema_version": 1}))
+    assert decode(as_json(fields | fixed | {"schema_version": 2})).bank.fixed is True
+    weights = next(folder for folder in BUNDLES if folder.stem == "tiny_weights")
+    fields = json.loads((weights / "manifest.json").read_bytes())
+    fields["bank"]["fixed"] = True
+    with pytest.raises(BundleError, match="masks may be fixed, a weight_bank has none"):
+        decode(as_json(fields | {"schema_version": 2}))
+
+
+def test_a_gaussian_head_is_not_partial() -> None:
+    folder = next(folder for folder in BUNDLES if folder.stem == "tiny_gaussian")
+    fields = json.loads((folder / "manifest.json").read_bytes())
+    with pytest.raises(BundleError, match="has nothing partial"):
+        decode(as_json(fields | {"partial": PARTIAL}))
+
+
+@pytest.mark.parametrize(
     ("part", "fields"),
     [
         (TensorSpec, {"name": "x", "shape": (1, 0), "dtype": "uint8"}),
@@ -145,6 +253,16 @@ def test_a_manifest_that_makes_no_sense_is_refused(edit: Callable[[dict[str, Any
         (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((1.0, 0.5), (0.5, 0.2))}),
         (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((0.5, 0.2), (1.0, 0.5))}),
         (Thresholds, {"slow": 1.0, "handoff": 2.0, "speed_curve": ((0.5, 1.2),)}),
+        (Fidelity, FIDELITY | {"epistemic_spearman": 1.1}),
+        (Fidelity, FIDELITY | {"auroc_lost": -1.1}),
+        (Fidelity, FIDELITY | {"seen_kl": 0.1}),
+        (Fidelity, FIDELITY | {"seen_epistemic_spearman": 0.1}),
+        (Fidelity, FIDELITY | {"seen_kl": 0.1, "seen_epistemic_spearman": float("nan")}),
+        (Partial, PARTIAL | {"reference_members": 1}),
+        (Partial, PARTIAL | {"epistemic_spearman": -1.1}),
+        (Partial, PARTIAL | {"kl": float("nan")}),
+        (Partial, PARTIAL | {"mean_error": -0.1}),
+        (Partial, PARTIAL | {"epistemic_ratio": float("inf")}),
         (Calibration, {"temperature": {4: 0.0}}),
         (Calibration, {"interval_scale": {4: float("nan")}}),
         (PolicyConfig, {"good_frames_to_start": 0}),

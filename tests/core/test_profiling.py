@@ -16,8 +16,8 @@ import pytest
 from edge_bdl import profiling
 from edge_bdl.bundle import Bundle
 from edge_bdl.errors import EngineError, InputError, MissingExtraError
+from edge_bdl.findings import Flops
 from edge_bdl.machine import read_machine
-from edge_bdl.manifest import Flops
 from edge_bdl.profile_report import to_html, to_text
 from edge_bdl.profiling import Report, advice, cold_start, enough_for, median_interval, percentile_ms, profile
 

@@ -14,17 +14,8 @@ import pytest
 
 from edge_bdl.engines.scripted import ScriptedEngine
 from edge_bdl.errors import EngineError, InputError
-from edge_bdl.manifest import (
-    Bank,
-    Calibration,
-    Fidelity,
-    Flops,
-    GaussianHead,
-    Manifest,
-    Provenance,
-    StochasticInput,
-    TensorSpec,
-)
+from edge_bdl.findings import Fidelity, Flops, Provenance
+from edge_bdl.manifest import Bank, Calibration, GaussianHead, Manifest, StochasticInput, TensorSpec
 from edge_bdl.policy_spec import PolicySpec, Score
 from edge_bdl.runtime import Runtime
 from edge_bdl.sampling import draw_keep, draw_normal, pack
@@ -164,6 +155,37 @@ def test_a_weight_bank_refuses_more_samples_than_members() -> None:
         runtime.predict(FRAME, samples=9)
     with pytest.raises(InputError, match="holds 8 sets of weights"):
         runtime_of(manifest, samples=9)
+
+
+def test_members_that_graphs_hold_come_from_a_head_for_each_chunk() -> None:
+    source = StochasticInput(name="weight_0", source="w", kind="parameter", shape=(3,))
+    manifest = manifest_of(form="ensemble", schema_version=2)
+    manifest = with_bank(manifest, inputs=(source,), selection="given", chunk=3, built_in=True)
+    assert manifest.graphs == ("det", "trunk", "head_0", "head_1", "head_2", "fused")
+    engine = ScriptedEngine(Path(), manifest)
+    runtime = Runtime(manifest, engine, {})
+    whole = runtime.predict(FRAME)
+    assert list(engine._graphs) == ["fused"]
+    assert runtime.predict(FRAME, samples=4).samples == 4
+    assert list(engine._graphs) == ["fused", "trunk", "head_0", "head_1"]
+    # The last head gives two members, and no padding.
+    anytime = runtime.predict(FRAME, deadline_ms=60_000.0)
+    assert (anytime.samples, anytime.stop_reason) == (8, "samples")
+    np.testing.assert_array_equal(anytime.mean, whole.mean)
+    np.testing.assert_array_equal(anytime.epistemic, whole.epistemic)
+    with pytest.raises(InputError, match="holds 8 sets of weights"):
+        runtime.predict(FRAME, samples=9)
+    assert list(engine.graph("fused")._specs) == ["frame"]
+
+
+def test_a_head_that_gives_more_members_than_its_chunk_holds_is_an_engine_error() -> None:
+    source = StochasticInput(name="weight_0", source="w", kind="parameter", shape=(3,))
+    manifest = manifest_of(form="ensemble", schema_version=2)
+    manifest = with_bank(manifest, inputs=(source,), selection="given", chunk=3, built_in=True)
+    longer = with_bank(manifest, members=9)
+    runtime = Runtime(manifest, ScriptedEngine(Path(), longer), {})
+    with pytest.raises(EngineError, match=r"members of shape \(2, 1, 4\), got \(3, 1, 4\)"):
+        runtime.predict(FRAME, samples=7)
 
 
 def test_one_sample_has_a_mean_but_is_no_evidence() -> None:

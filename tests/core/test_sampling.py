@@ -137,6 +137,28 @@ def test_a_weight_bank_has_no_more_members_than_it_holds() -> None:
         members.check(4)
 
 
+def test_integers_are_multiplied_by_their_member_s_and_channel_s_scale() -> None:
+    sources = tuple(
+        StochasticInput(name=f"weight_{i}", source=f"w{i}", kind="parameter", shape=shape)
+        for i, shape in enumerate([(2, 1, 2), (2,)])
+    )
+    bank = Bank(members=2, chunk=2, selection="given", seed=0, inputs=sources)
+    stored = {
+        "weight_0": np.int8([[[[1, -2]], [[127, 0]]], [[[3, 4]], [[-127, 5]]]]),
+        "weight_0.scale": np.float32([[0.5, 2.0], [1.0, 0.25]]),
+        "weight_1": np.float16([[1.5, 2.0], [3.0, 4.0]]),
+    }
+    members = Members("weight_bank", bank, stored)
+    taken = members.take(0, 2)
+    np.testing.assert_array_equal(
+        taken["weight_0"], np.float32([[[[0.5, -1.0]], [[254.0, 0.0]]], [[[3.0, 4.0]], [[-31.75, 1.25]]]])
+    )
+    np.testing.assert_array_equal(taken["weight_1"], np.float32([[1.5, 2.0], [3.0, 4.0]]))
+    assert {array.dtype for array in taken.values()} == {np.dtype(np.float32)}
+    padded = members.take(1, 3)
+    np.testing.assert_array_equal(padded["weight_0"], np.repeat(taken["weight_0"][1:], 3, axis=0))
+
+
 @pytest.mark.parametrize("samples", [0, -1, 2.0, True, "4", None, float("nan")])
 def test_samples_that_are_no_positive_whole_number_are_refused(samples: object) -> None:
     _, members = weight_bank()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_bdl.bundle import Bundle
 from edge_bdl.engines import open_engine
+from edge_bdl.manifest import Precision
 from edge_bdl.verification import Check, verify_engine, verify_generator
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
@@ -115,7 +116,7 @@ def test_outputs_that_are_missing_or_of_another_shape_fail(break_it: Callable[[G
 def test_this_machine_draws_the_masks_that_the_exporter_drew(name: str) -> None:
     bundle = opened(name)
     checks = verify_generator(bundle.manifest, bundle.golden())
-    assert [one.passed for one in checks] == ([] if bundle.manifest.form == "weight_bank" else [True])
+    assert [one.passed for one in checks] == ([] if bundle.manifest.form in ("weight_bank", "ensemble") else [True])
 
 
 def test_a_machine_that_draws_other_masks_is_found_out() -> None:
@@ -160,3 +161,19 @@ def test_normal_draws_that_differ_by_more_than_rounding_fail() -> None:
         moved = golden | {"fresh.normal_0": golden["fresh.normal_0"] + np.float32(error)}
         (one,) = verify_generator(bundle.manifest, moved)
         assert (one.name, one.passed) == ("fresh_normals", passed)
+
+
+def test_a_bundle_in_integers_says_itself_how_far_machines_may_differ() -> None:
+    bundle = opened()
+    precision = Precision(weights="int8", tolerance=0.02, density_tolerance=0.5)
+    manifest = msgspec.structs.replace(bundle.manifest, schema_version=2, precision=precision)
+    engine = open_engine(INSTALLED[0], bundle.folder, bundle.manifest)
+    golden = bundle.golden()
+    members, density = golden["fused.members"], golden["density"]
+    for share, passed in ((0.019, True), (0.021, False)):
+        moved = golden | {"fused.members": members + np.float32(share) * np.ptp(members)}
+        checks = {one.name: one.passed for one in verify_engine(engine, manifest, bundle.bank(), moved)}
+        assert (checks["members"], checks["deterministic"]) == (passed, True)
+    moved = golden | {"density": density + np.float32(0.4) * (np.abs(density) + 1.0)}
+    checks = {one.name: one.passed for one in verify_engine(engine, manifest, bundle.bank(), moved)}
+    assert checks["density"]

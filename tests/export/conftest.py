@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_bdl.manifest import Bank, Flops, Manifest, Provenance, TensorSpec
+from edge_bdl.findings import Flops, Provenance
+from edge_bdl.manifest import Bank, Manifest, TensorSpec
 from edge_bdl_export import export
 from edge_bdl_export.capture import capture
 from edge_bdl_export.choose import Reading, choose

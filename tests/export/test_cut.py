@@ -310,10 +310,13 @@ def test_parameters_with_similar_names_stay_apart(networks: Callable[..., Any]):
         torch.testing.assert_close(network.parts.deterministic(x), model(x))
 
 
-def test_features_are_what_the_boundary_was_flattened_from():
+def test_features_are_what_the_first_convolution_reads_and_what_the_boundary_was_flattened_from():
     model = seq(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), lin(12, 1)).eval()
     captured = capture(model, (torch.rand(1, 1, 4, 4),))
     parts = cut(captured, mask_bank.posterior(model, captured, ()).stochastic)
-    boundary, features = parts.trunk(torch.rand(1, 1, 4, 4))
+    image = torch.rand(1, 1, 4, 4)
+    boundary, read, features = parts.trunk(image)
     assert boundary.shape == (1, 12)
+    assert torch.equal(read, image)
     assert features.shape == (1, 3, 2, 2)
+    assert parts.picture is not None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from edge_bdl.errors import ExportError
-from edge_bdl_export.density import MAXIMUM_RANK, MINIMUM_FRAMES, FeatureDensity, pool
+from edge_bdl_export.density import MAXIMUM_RANK, MINIMUM_FRAMES, FeatureDensity, fit_density, pool
+from edge_bdl_export.frames import CalibrationFrames
 
 
 def gaussian(count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -106,3 +111,121 @@ def test_pooling_keeps_channels_and_averages_the_rest(shape: tuple[int, ...], wi
 
 def test_several_features_are_joined():
     assert pool([torch.rand(1, 3), torch.rand(1, 4, 2, 2)]).shape == (1, 7)
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def groups(count: int, apart: float, seed: int = 0) -> tuple[Tensor, np.ndarray]:
+    """Three classes of five features, ``apart`` from one another, of one covariance."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    classes = generator.integers(0, 3, count)
+    features = gaussian(count, 5, seed).numpy() + apart * np.eye(5)[classes]
+    return torch.from_numpy(features.astype(np.float32)), classes
+
+
+def test_of_classes_it_is_the_distance_from_the_nearest_mean_under_the_covariance_that_they_share():
+    known, classes = groups(600, 20.0)
+    data = known.double().numpy()
+    means = np.stack([data[classes == kind].mean(0) for kind in range(3)])
+    within = data - means[classes]
+    covariance = within.T @ within / (len(data) - 3)
+    probes, _ = groups(40, 20.0, seed=1)
+    away = probes.double().numpy()[:, None] - means
+    expected = np.einsum("nki,ij,nkj->nk", away, np.linalg.inv(covariance), away).min(1) / 5
+    density = FeatureDensity(known, classes)
+    np.testing.assert_allclose([float(density(row[None])) for row in probes], expected, rtol=2e-3)
+
+
+def test_between_the_classes_is_unknown_although_it_is_the_mean_of_all():
+    known, classes = groups(600, 40.0)
+    middle = known.mean(0, keepdim=True)
+    assert float(FeatureDensity(known)(middle)) < 0.1
+    assert float(FeatureDensity(known, classes)(middle)) > 5.0
+
+
+def test_with_too_few_frames_per_class_there_is_one_for_all():
+    known, _ = groups(60, 5.0)
+    assert FeatureDensity(known, np.arange(60)).classes is None
+    assert FeatureDensity(known, np.zeros(60, np.int64)).classes is None
+    assert len(FeatureDensity(known, np.arange(60) % 12 + 7).classes) == 12  # whatever the classes are called
+
+
+# --- which features ---------------------------------------------------------------------------------------------------
+
+
+class Camera(nn.Module):
+    """[1, 3, 24, 24] -> [1, 2], or without a convolution before its dropout."""
+
+    def __init__(self, convolutional: bool = True) -> None:
+        super().__init__()
+        body = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AvgPool2d(22)) if convolutional else (nn.AvgPool2d(4),)
+        self.body = nn.Sequential(*body, nn.Flatten())
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(6 if convolutional else 108, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def built(networks: Callable[..., Any], convolutional: bool = True) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Camera(convolutional).eval()
+    return networks(model, (torch.rand(1, 3, 24, 24),))[0]
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """Smooth pictures [count, 1, 3, 24, 24], lit alike."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    coarse = torch.from_numpy(generator.random((count, 3, 4, 4)).astype(np.float32))
+    return nn.functional.interpolate(coarse, (24, 24), mode="bilinear").numpy()[:, None]
+
+
+def frames_of(values: np.ndarray, labels: Any = None) -> CalibrationFrames:
+    return CalibrationFrames(inputs={"x": values}, split=np.zeros(len(values), np.int64), labels=labels)
+
+
+def score(network: Any, density: nn.Module, values: np.ndarray) -> np.ndarray:
+    return np.array([float(density(*network.trunk((torch.from_numpy(value),))[1])) for value in values])
+
+
+def test_light_and_noise_that_pooling_hides_are_far_from_known_pictures(networks: Callable[..., Any]):
+    network = built(networks)
+    density = fit_density(network, frames_of(pictures(300)), "regression")
+    known = score(network, density, pictures(100, seed=1))
+    assert 0.5 < np.median(known) < 2.0
+    generator = np.random.Generator(np.random.Philox(2))
+    strange = {
+        "dark": 0.15 * pictures(20, seed=3),
+        "noise": generator.random((20, 1, 3, 24, 24)).astype(np.float32),
+        "grain": pictures(20, seed=3) + generator.normal(0.0, 0.3, (20, 1, 3, 24, 24)).astype(np.float32),
+    }
+    for what, values in strange.items():
+        assert np.median(score(network, density, values)) > np.quantile(known, 0.95), what
+
+
+def test_of_a_regression_only_the_picture_counts_of_classes_both(networks: Callable[..., Any]):
+    network, frames = built(networks), frames_of(pictures(120), np.arange(120) % 3)
+    regression, classes = fit_density(network, frames, "regression"), fit_density(network, frames, "classification")
+    assert (regression.of_features, len(classes.of_features.classes)) == (None, 3)
+    values = pictures(10, seed=4)
+    features = [network.trunk((torch.from_numpy(value),))[1] for value in values]
+    parts = [(classes.of_picture(classes.picture(read)), classes.of_features(deep)) for read, deep in features]
+    np.testing.assert_array_equal(score(network, classes, values), [float(max(pair)) for pair in parts])
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros((120, 2), np.int64), np.linspace(0.0, 1.0, 120)])
+def test_without_a_class_for_each_frame_there_is_one_mean(networks: Callable[..., Any], labels: Any):
+    density = fit_density(built(networks), frames_of(pictures(120), labels), "classification")
+    assert density.of_features.classes is None
+
+
+def test_without_a_convolution_the_features_count(networks: Callable[..., Any]):
+    network = built(networks, convolutional=False)
+    density = fit_density(network, frames_of(pictures(120)), "regression")
+    assert density.picture is None
+    assert score(network, density, 0.15 * pictures(5, seed=1)).min() > score(network, density, pictures(50)).max()
+
+
+def test_too_few_known_frames_give_no_density(networks: Callable[..., Any]):
+    assert fit_density(built(networks), frames_of(pictures(MINIMUM_FRAMES - 1)), "regression") is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,11 @@ from torch import nn
 
 from edge_bdl.bundle import Bundle
 from edge_bdl.errors import EdgeBdlError
-from edge_bdl_export.cli import export
+from edge_bdl_export.cli import _model, export
+from edge_bdl_train.checkpoint import CheckpointInfo, save_checkpoint
 from edge_bdl_train.methods.laplace import LaplacePosterior
 from edge_bdl_train.posterior_file import save_posterior
+from edge_bdl_train.recipes import open_recipe
 
 NETS = """
 import torch
@@ -43,6 +47,43 @@ def fails():
 
 class Holder:
     model = 3
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.drop = nn.Linear(4, 2), nn.Dropout(0.2)
+
+    def forward(self, x):
+        return self.layer(self.drop(x)) if x.sum() > 0 else x
+
+def branches():
+    return Branches()
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+def two():
+    return Two()
+
+def apart():
+    model = nn.Sequential(nn.Linear(4, 2))
+    return model, [model.state_dict(), {"0.weight": torch.zeros(3, 4), "0.bias": torch.zeros(2)}]
+
+def numbers():
+    return plain(), [1, 2]
+
+def ensemble():
+    model = plain()
+    return model, [nn.Linear(4, 2).state_dict() for _ in range(3)]
+
+def posterior():
+    from edge_bdl_train.methods.mean_field import MeanFieldPosterior
+    return MeanFieldPosterior(plain(), {}, {"weight": torch.full((2, 4), 0.1)})
 """
 
 
@@ -71,6 +112,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cut.npz").write_bytes((tmp_path / "archive.npz").read_bytes()[:60])
     np.savez(tmp_path / "few.npz", inputs=np.zeros((5, 4), np.float32))
     np.savez(tmp_path / "other.npz", inputs=np.zeros((50, 5), np.float32))
+    generator = np.random.Generator(np.random.Philox(0))
+    some = generator.normal(size=(60, 4)).astype(np.float32)
+    np.savez(tmp_path / "some.npz", inputs=some)
+    np.savez(tmp_path / "wide.npz", inputs=some.astype(np.float64))
+    np.savez(tmp_path / "holes.npz", inputs=np.where(some > 2.0, np.nan, some).astype(np.float32))
     np.savez(tmp_path / "same.npz", inputs=np.zeros((60, 4), np.float32))
     monkeypatch.chdir(tmp_path)
     # The working directory is where a caller's own modules are.
@@ -100,7 +146,7 @@ def changed(*arguments: str) -> list[str]:
     ("arguments", "message"),
     [
         (changed("adversary_nets"), "'adversary_nets' is not MODULE:FACTORY"),
-        (changed(":build"), "':build' is not MODULE:FACTORY"),
+        (changed(":build"), "':build' is not MODULE:FACTORY, for example .*, nor a file"),
         (changed("adversary_nets:"), "'adversary_nets:' is not MODULE:FACTORY"),
         (changed("no_such_module_here:build"), "cannot be imported .*No module named"),
         (changed("adversary_nets:absent"), "cannot be imported .*no attribute 'absent'"),
@@ -108,7 +154,16 @@ def changed(*arguments: str) -> list[str]:
         (changed("raising_nets:build"), "cannot be imported .*ValueError: on import"),
         (changed("adversary_nets:needs"), r"needs\(\) failed .*width.*without arguments"),
         (changed("adversary_nets:fails"), r"fails\(\) failed .*RuntimeError: no weights"),
-        (changed("adversary_nets:text"), "gave a str; it must return a torch.nn.Module"),
+        (changed("adversary_nets:text"), r"the model is a str; give a torch.nn.Module, .* Adapter \(docs/export.md"),
+        (
+            changed("adversary_nets:text", "--weights", "w.safetensors"),
+            "gave a str; --weights are for a torch.nn.Module",
+        ),
+        (changed("adversary_nets:branches"), "torch.export cannot capture Branches .*; replace data-dependent Python"),
+        (changed("adversary_nets:two"), "two passes|returns a tuple; a bundle has one output tensor"),
+        (changed("adversary_nets:apart"), "member 1: '0.weight' has shape"),
+        (changed("adversary_nets:numbers"), "members is a list of int; give a list of state dicts, or a function"),
+        (changed("w.safetensors"), "w.safetensors .*(checkpoint|something else)"),
         (changed("adversary_nets:random"), "rrelu in 1 .* is random but not a dropout module"),
         (changed("adversary_nets:plain"), "depends on nothing stochastic"),
         (changed("--weights", "absent.safetensors"), "absent.safetensors cannot be read as safetensors"),
@@ -135,6 +190,25 @@ def changed(*arguments: str) -> list[str]:
         (changed("--calibration", "archive.npz"), "calibration: 'x' is not known|has no 'input'"),
         (changed("--calibration", "few.npz"), "5 frames cannot be split three ways"),
         (changed("--calibration", "other.npz"), "have shape 5"),
+        (changed("--calibration", "holes.npz"), "calibration: 'inputs' holds NaN or infinity"),
+        (changed("--calibration", "wide.npz"), "calibration: 'inputs' is float64, the example is float32"),
+        (
+            changed("--calibration", "some.npz", "--selection", "selected"),
+            "at least 40 calibration frames to select on",
+        ),
+        (changed("--outsiders", "other.npz"), "outsiders: frames of 'inputs' have shape 5"),
+        (changed("--outsiders", "absent.npz"), "outsiders: absent.npz is not an .npz file"),
+        (changed("--samples", "auto"), "samples='auto' needs calibration frames"),
+        (
+            changed("--samples", "auto", "--fidelity", "1.5"),
+            "fidelity is a rank correlation above 0, at most 1, got 1.5",
+        ),
+        (changed("--stochastic-from", "3"), "stochastic_from='3' gives another posterior, and only calibration frames"),
+        (
+            changed("--stochastic-from", "nobody", "--calibration", "some.npz"),
+            "stochastic_from='nobody' is not a module of Sequential; it has 0, 1, 2, 3",
+        ),
+        (changed("--stochastic-from", "3", "--calibration", "some.npz"), "nothing is random from it on"),
         (changed("--samples", "1"), "samples must be at least 2, got 1"),
         (changed("--samples", "-3"), "samples must be at least 2, got -3"),
         (changed("--seed", "-1"), "seed must be at least 0"),
@@ -222,3 +296,62 @@ def test_a_bad_export_is_exit_code_2_and_one_line(place: Path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("edge-bdl: rrelu in 1 (")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("factory", "form", "members"),
+    [("adversary_nets:ensemble", "ensemble", 3), ("adversary_nets:posterior", "weight_bank", 16)],
+)
+def test_a_factory_may_give_a_posterior_or_a_model_and_its_members(place: Path, factory: str, form: str, members: int):
+    assert export(changed(factory)) == 0
+    manifest = Bundle.open(place / "out.ebdl").manifest
+    assert (manifest.form, manifest.bank.members, manifest.bank.selection) == (form, members, "given")
+
+
+# --- a disk that fills up ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"only root may mount a small file system here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("where", ["temporary folder", "bundle"])
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(
+    place: Path, full_disk: Path, where: str, monkeypatch: pytest.MonkeyPatch
+):
+    staged = where == "temporary folder"
+    if staged:
+        monkeypatch.setenv("TMPDIR", str(full_disk))
+    out = "out.ebdl" if staged else str(full_disk / "out.ebdl")
+    done = run(place, *changed("--out", out))
+    assert (done.returncode, done.stdout) == (2, "")
+    message = "cannot be put together in" if staged else "cannot be written, and is as it was"
+    assert done.stderr.startswith("edge-bdl: ")
+    assert message in done.stderr
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+    # The libraries keep a file of their own there.
+    assert [path for path in full_disk.iterdir() if "edge" in path.name or path.suffix == ".ebdl"] == []
+    assert not (place / "out.ebdl").exists()
+
+
+def test_a_recipe_s_checkpoint_says_itself_how_its_network_is_built(tmp_path: Path):
+    recipe = open_recipe("carracing", quick=True)
+    network = recipe.build_model(seed=3)
+    path = tmp_path / "car.safetensors"
+    info = CheckpointInfo(**msgspec.structs.asdict(recipe.origin(3)), model=type(network).__name__, figures={})
+    save_checkpoint(path, network, info)
+    loaded, members = _model(str(path), None)
+    assert members is None
+    assert type(loaded) is type(network)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from scipy.stats import spearmanr
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from edge_bdl.manifest import Task
 from edge_bdl.uncertainty import decompose
 from edge_bdl_export.fidelity import (
     Reading,
+    curve,
     divergence,
     epistemic,
-    mean_statistics,
-    measure,
     prefix_means,
     rank_correlation,
     statistics,
 )
-from edge_bdl_export.frames import FIGURES, CalibrationFrames
 
 READINGS = [Reading("classification", 1), Reading("regression", None), Reading("heteroscedastic", None)]
 
@@ -96,19 +90,23 @@ def test_rank_correlation_counts_order_only():
     assert rank_correlation(a, np.ones(4)) == 0.0
 
 
-def test_a_bank_that_is_the_whole_posterior_is_faithful(networks: Callable[..., Any]):
-    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 1)).eval()
-    network, _ = networks(model, (torch.zeros(1, 4),))
-    values = np.random.Generator(np.random.Philox(0)).normal(size=(20, 1, 4)).astype(np.float32)
-    frames = CalibrationFrames(inputs={network.input_names[0]: values}, split=np.full(20, FIGURES))
-    keep = np.random.Generator(np.random.Philox(1)).random((8, 1, 16)) < 0.5
-    masks = {network.member_names[0]: (keep * 2.0).astype(np.float32)}
-    reading = Reading("regression", None)
-    rows = measure(network, frames, masks, masks, reading)
-    assert [row.samples for row in rows] == list(range(2, 9))
-    assert all(row.reference_members == 8 for row in rows)
-    assert abs(rows[-1].kl) < 1e-9
-    assert rows[-1].epistemic_spearman == pytest.approx(1.0)
-    assert rows[0].kl > rows[4].kl > 1e-3
-    assert mean_statistics(network, frames, masks, reading).shape == (20, 1, 3)
-    assert all(math.isfinite(row.kl) for row in rows)
+@pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.task)
+def test_a_curve_tells_of_every_prefix_from_two_members_on(reading: Reading):
+    stats = statistics(drawn(30, 6, 1, 4), reading)
+    reference = statistics(drawn(30, 40, 1, 4, seed=1), reading).mean(1)
+    found = curve(stats.unbind(1), reference, reading.task)
+    assert len(found.kl) == len(found.spearman) == len(found.scores) == 5
+    for i, count in enumerate(range(2, 7)):
+        mean = stats[:, :count].mean(1)
+        score, expected = (epistemic(values, reading.task) for values in (mean, reference))
+        assert found.kl[i] == pytest.approx(float(divergence(reference, mean, reading.task).mean()))
+        assert found.spearman[i] == pytest.approx(spearmanr(score.flatten(), expected.flatten()).statistic)
+        assert torch.allclose(found.scores[i], score.max(1).values)
+
+
+def test_members_that_are_the_whole_posterior_are_faithful():
+    stats = statistics(drawn(20, 8, 1, 2), Reading("regression", None))
+    found = curve(stats.unbind(1), stats.mean(1), "regression")
+    assert abs(found.kl[-1]) < 1e-9
+    assert found.spearman[-1] == pytest.approx(1.0)
+    assert found.kl[0] > found.kl[3] > 1e-3

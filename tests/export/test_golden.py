@@ -47,12 +47,14 @@ def test_a_large_input_counts_too(posterior: Posterior):
         frames_that_fit(image, MAP, posterior, 17, 4)
 
 
-def test_a_bank_of_weights_has_the_members_it_was_given_and_no_fresh_ones(posterior: Posterior):
+def test_a_bank_of_weights_has_no_fresh_members_and_no_more_than_there_are(posterior: Posterior):
     given = replace(posterior, weights={"weight_0": np.zeros((84, 1), np.float32)})
-    assert frames_that_fit(FRAME, MAP, given, 2, 4) == 1
-    more = replace(posterior, weights={"weight_0": np.zeros((85, 1), np.float32)})
+    assert frames_that_fit(FRAME, MAP, given, 84, 4) == 1
+    assert frames_that_fit(FRAME, MAP, given, 100, 4) == 1
+    more = replace(posterior, weights={"weight_0": np.zeros((256, 1), np.float32)})
+    assert frames_that_fit(FRAME, MAP, more, 84, 4) == 1
     with pytest.raises(ExportError, match="258 MiB"):
-        frames_that_fit(FRAME, MAP, more, 2, 4)
+        frames_that_fit(FRAME, MAP, more, 85, 4)
 
 
 @pytest.mark.parametrize("name", ["camera_bundle", "dense_bundle", "ensemble_bundle"])
@@ -62,7 +64,9 @@ def test_the_count_is_that_of_the_tensors_which_are_stored(
     bundle = Bundle.open(request.getfixturevalue(name).folder)
     manifest, stored = bundle.manifest, bundle.golden()
     size = sum(array.nbytes for key, array in stored.items() if key != "density")
-    weights = bundle.bank() if manifest.form == "weight_bank" else None
+    # Where graphs hold the members, the bank is empty: only how many there are counts.
+    given = {"weight_0": np.zeros((manifest.bank.members, 1), np.float32)}
+    weights = None if manifest.form == "mask_bank" else given
     of_bundle = replace(posterior, inputs=manifest.bank.inputs, weights=weights)
     # Room for these tensors to the byte, and for a byte less.
     monkeypatch.setattr(module, "_HEADER_BYTES", 0)

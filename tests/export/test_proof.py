@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_bdl import sampling
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ProofError
-from edge_bdl.manifest import Manifest, ParityCheck, StochasticInput, TensorSpec
+from edge_bdl.findings import ParityCheck
+from edge_bdl.manifest import Manifest, StochasticInput, TensorSpec
 from edge_bdl_export.proof import equality, moments, plain, proof
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import EngineSubject, Subject

@@ -13,7 +13,8 @@ from edge_bdl import sampling
 from edge_bdl.bundle import Bundle
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError
-from edge_bdl.manifest import Bank, Calibration, Flops, Manifest, Provenance, StochasticInput, Task, TensorSpec
+from edge_bdl.findings import Flops, Provenance
+from edge_bdl.manifest import Bank, Calibration, Manifest, StochasticInput, Task, TensorSpec
 from edge_bdl.policy_spec import PolicySpec, Score, Thresholds
 from edge_bdl.runtime import Runtime
 from edge_bdl.uncertainty import Uncertainty

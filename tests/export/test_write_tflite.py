@@ -62,3 +62,30 @@ def test_weights_of_pilotnet_are_stored_once(networks: Any, tmp_path: Path):
         litert_torch.convert(model, (frame,)).export(str(tmp_path / "plain.tflite"))
     plain = (tmp_path / "plain.tflite").stat().st_size
     assert (tmp_path / "graph.tflite").stat().st_size <= 1.05 * plain
+
+
+def test_weights_that_fp16_holds_are_stored_as_fp16_and_give_the_same_numbers(networks: Any, tmp_path: Path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    torch.manual_seed(0)
+    model, frame = PilotNet().eval(), torch.rand(1, 3, 66, 200)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(value.half())
+        # A hundredth more than what fp16 holds: rounding it would change the output.
+        model.head[3].weight.mul_(1.01)
+    network, posterior = networks(model, (frame,))
+    graphs = network.graphs({i.name: torch.ones(4, *i.shape) for i in posterior.inputs}, 4, None)
+    (tmp_path / "half").mkdir()
+    write_tflite(graphs, tmp_path)
+    write_tflite(graphs, tmp_path / "half", half=True)
+    paths = [folder / "graph.tflite" for folder in (tmp_path, tmp_path / "half")]
+    assert paths[1].stat().st_size < 0.6 * paths[0].stat().st_size
+    outputs = [
+        Interpreter(str(path)).get_signature_runner(name)(**{key: x.numpy() for key, x in graph.example.items()})
+        for path in paths
+        for name, graph in graphs.items()
+    ]
+    for exact, halved in zip(outputs[: len(graphs)], outputs[len(graphs) :], strict=True):
+        for name in exact:
+            assert np.abs(exact[name] - halved[name]).max() <= 1e-6 * (1.0 + np.abs(exact[name]).max())

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_bdl.pictures import Pictures
 from edge_bdl_firmware.frames.checks import FrameChecks, FrameChecksConfig
 from edge_bdl_firmware.frames.decode import decode_frame
 from edge_bdl_firmware.messages import Frame
@@ -223,6 +224,57 @@ def test_pictures_of_any_size_are_judged_alike(shape: tuple[int, int, int]) -> N
         assert Camera().check(noisy(128, 40, shape)) is None
 
 
+# Beside calibration frames
+
+
+def scene(seed: int = 0, light: float = 1.0) -> Any:
+    """Edges in grey levels from 60 to 180, at this much light."""
+    blocks = np.random.default_rng(seed).integers(60, 181, (15, 20, 3))
+    return np.clip(light * np.kron(blocks, np.ones((8, 8, 1))), 0, 255).astype(np.uint8)
+
+
+def calibrated() -> Camera:
+    camera = Camera()
+    camera.checks.known = Pictures.of([scene(seed) for seed in range(20)])
+    return camera
+
+
+def smoothed(pixels: Any, width: int) -> Any:
+    """The mean of so many neighbours, across and down."""
+    values = pixels.astype(np.float64)
+    for axis in (0, 1):
+        values = sum(np.roll(values, shift, axis) for shift in range(width)) / width
+    return np.rint(values).astype(np.uint8)
+
+
+def test_pictures_like_the_calibration_frames_are_no_fault() -> None:
+    camera = calibrated()
+    assert [camera.check(scene(seed, light)) for seed, light in ((30, 1.0), (31, 0.7), (32, 1.2), (33, 0.9))] == [
+        None
+    ] * 4
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "what"),
+    [
+        (lambda pixels: (0.15 * pixels).astype(np.uint8), "the picture is dark: 18 of 255, calibration frames 11"),
+        (lambda pixels: 255 - (0.3 * (255 - pixels.astype(float))).astype(np.uint8), "the picture is overexposed: 2"),
+        (lambda pixels: smoothed(pixels, 7), "the picture is blurred: sharpness 0.0"),
+    ],
+    ids=["dark", "overexposed", "blurred"],
+)
+def test_pictures_far_outside_of_them_are_until_they_end(spoilt: Any, what: str) -> None:
+    camera = calibrated()
+    for seed in range(3):
+        assert what in str(camera.check(spoilt(scene(seed))))
+    assert camera.check(scene(9)) is None
+
+
+def test_a_bundle_that_knows_no_calibration_frames_asks_for_nothing() -> None:
+    camera = Camera()
+    assert camera.check(smoothed(scene(0, 0.15), 7)) is None
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -237,19 +289,33 @@ def test_a_configuration_that_makes_no_sense_is_refused(config: dict[str, Any]) 
 
 
 @pytest.mark.skipif(not REAL_DRIVES.is_dir(), reason=f"no real drive in {REAL_DRIVES}; set EDGE_BDL_RC_CAR")
-def test_no_frame_of_a_real_drive_is_a_fault() -> None:
+def test_no_frame_of_a_real_drive_is_a_fault_and_spoilt_ones_are() -> None:
     with (REAL_DRIVES / "labels.csv").open() as file:
         stamps = {row["file"]: int(row["timestamp_ms"]) * 10**6 for row in csv.DictReader(file)}
     checks = FrameChecks(FrameChecksConfig())
-    faults = {}
+    faults: dict[str, str] = {}
+    spoilt: dict[str, list[str | None]] = {"dark": [], "overexposed": [], "blurred": []}
+    pictures: list[Any] = []
     with tarfile.open(REAL_DRIVES / "frames.tar") as archive:
         contents = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
         for index, (name, stamp_ns) in enumerate(list(stamps.items())[::5]):
             content = contents[name]
             assert content is not None
             frame = Frame(sequence=index, stamp_ns=stamp_ns, received_s=0.0, encoding="jpeg", data=content.read())
-            fault = checks.check(frame, decode_frame(frame, (120, 160, 3), "uint8"), None, 0.0)
+            pixels = decode_frame(frame, (120, 160, 3), "uint8")
+            # The first half of the drive is what the second is held against.
+            pictures.append(pixels)
+            if len(pictures) == len(stamps) // 10:
+                checks.known = Pictures.of(pictures)
+            fault = checks.check(frame, pixels, None, 0.0)
             if fault is not None:
                 faults[name] = fault
+            if checks.known is not None and index % 20 == 0:
+                spoilt["dark"].append(checks._picture((0.15 * pixels).astype(np.uint8)))
+                spoilt["overexposed"].append(checks._picture(np.clip(3.0 * pixels, 0, 255).astype(np.uint8)))
+                spoilt["blurred"].append(checks._picture(smoothed(smoothed(pixels, 7), 7)))
     assert faults == {}
     assert index > 2000
+    for what, said in spoilt.items():
+        assert len(said) > 50
+        assert np.mean([fault is not None and (what in fault or "clipped" in fault) for fault in said]) > 0.95, what

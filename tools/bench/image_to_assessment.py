@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def export_cnn(out: Path, size: tuple[int, int]) -> None:
-    """A small CNN that takes images of this size, calibrated on noise so that it has all scores."""
+    """A small CNN that takes images of this size, calibrated on such pictures so that it has all scores and checks."""
     import torch
 
     from edge_bdl_export import export
@@ -90,7 +90,8 @@ def export_cnn(out: Path, size: tuple[int, int]) -> None:
     from edge_bdl_train.preprocess import Preprocess
 
     torch.manual_seed(0)
-    frames = np.random.default_rng(0).integers(0, 256, (320, *size, 3), dtype=np.uint8)
+    generator = np.random.default_rng(1)
+    frames = np.stack([picture(generator, *size) for _ in range(320)])
     model = SmallCnn(Preprocess((60, 96))).eval()
     with contextlib.redirect_stdout(io.StringIO()):
         export(model, frames[:1], out, task="heteroscedastic", calibration=frames, formats=("onnx",))

@@ -25,7 +25,7 @@ from edge_bdl_export.capture import GUIDE
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.randomness import lent
 
-__all__ = ["Adapter", "adapt", "members_of"]
+__all__ = ["Adapter", "adapt", "draw_from", "members_of"]
 
 # Tried in order: what a model is, and what its members are given as.
 MODELS = (BayesianTorch, TorchUncertainty, Blitz, Baal, LaplaceTorch)
@@ -79,7 +79,15 @@ def members_of(adapter: Adapter, samples: int, seed: int) -> list[Member] | None
     count = samples if adapter.size is None else min(samples, adapter.size)
     if count < 2:
         raise ExportError(f"samples must be at least 2, got {count}: one member knows nothing of its uncertainty")
-    generator = torch.Generator().manual_seed(seed)
+    return draw_from(adapter, torch.Generator().manual_seed(seed), count)
+
+
+def draw_from(adapter: Adapter, generator: torch.Generator, count: int) -> list[Member]:
+    """An adapter's next ``count`` members; torch's global generator neither matters nor moves.
+
+    Raises:
+        ExportError: They are not as many as asked.
+    """
     with lent(generator), torch.no_grad():
         members = adapter.sample(generator, count)
     if len(members) != count:

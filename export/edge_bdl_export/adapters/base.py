@@ -26,6 +26,8 @@ class Adapter(ABC):
         network: A copy of the model, deterministic at eval, made of plain torch layers.
         size: How many members there are; None if they are drawn, as many as asked; 0 if there are none, for what is
             random in ``network`` is its dropout modules.
+        sigmas: Standard deviations by parameter name, where all that is random are independent Gaussian weights around
+            the network's own; None where it is something else.
         notes: What a person should know of how the members differ from what the library itself computes; one sentence
             each, for the manifest's warnings.
     """
@@ -33,6 +35,7 @@ class Adapter(ABC):
     library: ClassVar[str] = ""
     network: nn.Module
     size: int | None = None
+    sigmas: Mapping[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
 
     @abstractmethod

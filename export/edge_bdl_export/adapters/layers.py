@@ -117,6 +117,7 @@ class LayerAdapter(Adapter):
             if module in random
         ]
         self.size = self._count([new for _, new in self._random])
+        self.sigmas = self._sigmas()
         self.notes = tuple(dict.fromkeys(new.note for _, new in self._random if new.note))
         if self.size != 0 and (drops := _dropout(self.network)):
             self.notes += (f"{', '.join(drops)} held at eval: the members are draws of the weights alone",)
@@ -146,6 +147,15 @@ class LayerAdapter(Adapter):
             for name, value in drawn[new.module].items():
                 member[f"{prefix}.{name}" if prefix else name] = value
         return member
+
+    def _sigmas(self) -> dict[str, Tensor] | None:
+        drawn = {
+            (f"{prefix}.{name}" if prefix else name): draw
+            for prefix, new in self._random
+            for name, draw in new.draws.items()
+        }
+        sigmas = {name: draw.sigma for name, draw in drawn.items() if isinstance(draw, Gaussian)}
+        return sigmas if sigmas and len(sigmas) == len(drawn) and self.size is None else None
 
     def _count(self, random: Sequence[Replacement]) -> int | None:
         sizes = {_size(new) for new in random if new.values}

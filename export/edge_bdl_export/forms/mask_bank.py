@@ -1,22 +1,30 @@
-"""``mask_bank``: Monte-Carlo dropout (Gal and Ghahramani 2016, arXiv 1506.02142) with masks as graph inputs."""
+"""``mask_bank``: masks as graph inputs, of Monte-Carlo dropout or of Masksembles.
+
+Dropout (Gal and Ghahramani 2016, arXiv 1506.02142) draws masks without end; Masksembles (Durasov et al. 2021, arXiv
+2012.08334) has a few that never change, and dropout beside them is no part of its posterior.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from edge_bdl.errors import ExportError
 from edge_bdl.manifest import StochasticInput
 from edge_bdl_export.capture import Capture, Site, find_dropout, plain_attention, replace_modules
 from edge_bdl_export.cut import Stochastic
-from edge_bdl_export.dropout import KINDS, DropoutKind, recognise
+from edge_bdl_export.dropout import KINDS, DropoutKind, FixedMask, recognise
 from edge_bdl_export.forms.posterior import Posterior, Reference
+from edge_bdl_train.methods.masksembles import MasksemblesPosterior
 
 
 def posterior(model: nn.Module, captured: Capture, deterministic: Sequence[str]) -> Posterior:
-    """The dropout posterior of a model.
+    """The posterior over a model's masks.
 
     Args:
         model: The model itself, at eval.
@@ -24,14 +32,36 @@ def posterior(model: nn.Module, captured: Capture, deterministic: Sequence[str])
         deterministic: Modules held at eval.
     """
     inputs = describe(captured)
+    fixed = fixed_masks(model, inputs)
     return Posterior(
         form="mask_bank",
         inputs=inputs,
         stochastic=rewrite(captured),
         reference=reference(model, inputs, deterministic),
-        sampler=own_dropout(model, deterministic),
-        weights=None,
+        sampler=None if fixed else own_dropout(model, deterministic),
+        weights=fixed or None,
     )
+
+
+def fixed_masks(model: nn.Module, inputs: Sequence[StochasticInput]) -> dict[str, NDArray[np.float32]]:
+    """Those of a model that holds them, [members, *shape] by member input.
+
+    Raises:
+        ExportError: Its layers have different numbers of them.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    sources = {item.name: modules[item.source] for item in inputs}
+    fixed = {name: module.masks.numpy() for name, module in sources.items() if isinstance(module, FixedMask)}
+    if len({len(masks) for masks in fixed.values()}) > 1:
+        counts = ", ".join(f"{item.source} {len(fixed[item.name])}" for item in inputs)
+        raise ExportError(f"the layers have different numbers of masks ({counts}); a member is one of each")
+    return fixed
+
+
+def _random(captured: Capture) -> Sequence[Site]:
+    """The call sites that the posterior is over."""
+    fixed = [site for site in captured.sites if site.arithmetic.fixed]
+    return fixed or captured.sites
 
 
 def describe(captured: Capture) -> tuple[StochasticInput, ...]:
@@ -46,7 +76,7 @@ def describe(captured: Capture) -> tuple[StochasticInput, ...]:
             rate=site.rate,
             scale=site.arithmetic.scale(site.rate),
         )
-        for i, site in enumerate(captured.sites)
+        for i, site in enumerate(_random(captured))
     )
 
 
@@ -56,7 +86,7 @@ def rewrite(captured: Capture) -> tuple[Stochastic, ...]:
         Stochastic(
             node=site.node, member=torch.full(site.shape, site.arithmetic.scale(site.rate)), rewrite=_write(site)
         )
-        for site in captured.sites
+        for site in _random(captured)
     )
 
 
@@ -87,7 +117,8 @@ class _Arithmetic(nn.Module):
 def reference(model: nn.Module, inputs: Sequence[StochasticInput], deterministic: Sequence[str]) -> Reference:
     """The model itself, not its captured graph, with given masks in place of its dropout modules."""
     injected = copy.deepcopy(model).cpu().eval()
-    found = find_dropout(injected, deterministic)
+    random = {item.source for item in inputs}
+    found = {name: module for name, module in find_dropout(injected, deterministic).items() if name in random}
     masked = {name: _Injected(module) for name, module in found.items()}
     injected = replace_modules(injected, {found[name]: module for name, module in masked.items()})
 
@@ -115,6 +146,30 @@ class _Injected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dropped = self.kind.apply(x, self.masks.pop(0), self.rate)
         return x.copy_(dropped) if self.inplace else dropped
+
+
+class _Masked(nn.Module):
+    """A layer that reads what a mask leaves."""
+
+    def __init__(self, mask: FixedMask, layer: nn.Module) -> None:
+        super().__init__()
+        self.mask = mask
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.mask(x))
+
+
+def masksembles(given: MasksemblesPosterior) -> nn.Module:
+    """The network with its masks in it: in front of each layer that reads through one."""
+    network = copy.deepcopy(given.network).cpu()
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, masks in given.masks.items():
+        layer = network.get_submodule(name)
+        spatial = 0 if isinstance(layer, nn.Linear) else layer.weight.ndim - 2  # type: ignore[union-attr,operator]
+        shaped = masks.cpu().reshape(*masks.shape, *(1 for _ in range(spatial)))
+        replacements[layer] = _Masked(FixedMask(shaped), layer)
+    return replace_modules(network, replacements)
 
 
 def own_dropout(model: nn.Module, deterministic: Sequence[str]) -> nn.Module:

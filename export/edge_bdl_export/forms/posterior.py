@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_bdl.manifest import Form, GaussianHead, StochasticInput
+from edge_bdl.manifest import Form, GaussianHead, Propagation, StochasticInput
 from edge_bdl_export.cut import Stochastic
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior
 
@@ -18,6 +19,9 @@ Reference = Callable[[tuple[Tensor, ...], Mapping[str, Tensor]], Tensor]
 
 # Torch's mean and covariance, or variance, for one frame, in float64.
 MomentReference = Callable[[tuple[Tensor, ...]], tuple[Tensor, Tensor]]
+
+# Member inputs [members, *shape] by name.
+Members = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,35 @@ class ClosedForm:
         described: For the manifest.
         head: ``(features) -> (mean, covariance or variance)``, as it is written.
         reference: Torch's own moments, which the proof compares with.
-        posterior: The posterior itself.
+        posterior: The posterior itself, where these are its moments; None where they only come close.
+        whole: The posterior that they come close to.
     """
 
-    described: GaussianHead
+    described: GaussianHead | Propagation
     head: nn.Module
     reference: MomentReference
-    posterior: GaussianHeadPosterior
+    posterior: GaussianHeadPosterior | None
+    whole: Whole | None = None
+
+    def sample_outputs(self, frame: tuple[Tensor, ...], n: int, generator: torch.Generator) -> Tensor:
+        """Outputs [n, *output], float64, as torch draws them from their Gaussian for one frame."""
+        if self.posterior is not None:
+            return self.posterior.sample_outputs(*frame, n, generator)
+        mean, variance = self.reference(frame)
+        return mean + variance.sqrt() * torch.randn((n, *mean.shape), generator=generator, dtype=mean.dtype)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A posterior that moments come close to.
+
+    Attributes:
+        posterior: As members.
+        members: Independent ones, a block at a time.
+    """
+
+    posterior: Posterior
+    members: Callable[[], Iterable[Members]]
 
 
 @dataclass(frozen=True)

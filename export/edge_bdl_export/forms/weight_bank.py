@@ -1,7 +1,7 @@
-"""``weight_bank``: posterior samples or an ensemble of heads, given as state dicts, with their weights as graph inputs.
+"""``weight_bank``: posterior samples or an ensemble of heads, given as state dicts, with their weights in the graphs.
 
-The parameters that differ between the members are the stochastic ones. With the member axis in front, a Linear layer
-becomes one banked matmul and a convolution a grouped one.
+The parameters and buffers that differ between the members are the stochastic ones. Where every operator takes all
+members' weights well, the head has a member axis in front; else it is written once for each member.
 """
 
 from __future__ import annotations

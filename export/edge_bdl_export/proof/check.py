@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_bdl.manifest import ParityCheck
+from edge_bdl.findings import ParityCheck
 
 
 def at_most(engine: str, name: str, value: float, limit: float) -> ParityCheck:

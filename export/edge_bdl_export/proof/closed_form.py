@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_bdl.findings import ParityCheck
 from edge_bdl.gaussian_head import draw, read
-from edge_bdl.manifest import ParityCheck
 from edge_bdl.sampling import draw_normal
 from edge_bdl.verification import TOLERANCE, moment_scales
 from edge_bdl_export.forms.posterior import ClosedForm
@@ -79,6 +79,7 @@ def members_have_these_moments(subject: Subject, draws: int, seed: int) -> Parit
     root (1931) their variances, for the outputs are Gaussian.
     """
     closed = _closed(subject)
+    assert closed.posterior is not None
     outputs = _own_members(closed, subject.frames, draws, seed)
     worst, comparisons = 0.0, 0
     for index, frame in enumerate(subject.frames):
@@ -99,6 +100,7 @@ def members_have_these_moments(subject: Subject, draws: int, seed: int) -> Parit
 
 def _own_members(closed: ClosedForm, frames: Sequence[Arrays], draws: int, seed: int) -> NDArray[np.float64]:
     """Outputs [frames, draws, rows, outputs] of drawn last layers, a block of them at a time: they may be large."""
+    assert closed.posterior is not None
     network, name = closed.posterior.network, closed.posterior.settings["layer"]
     layer = last_layer(network, name)
     phi = torch.stack([features(network, layer, *tensors(frame)) for frame in frames])
@@ -120,12 +122,12 @@ def integral_equals_posterior(proved: EngineSubject, seed: int) -> ParityCheck:
     manifest, closed = subject.manifest, _closed(subject)
     draws = min(LOGIT_DRAWS, _NUMBERS // int(np.prod(manifest.output.shape)))
     (normals,) = draw_normal(manifest.bank, manifest.bank.members, draws).values()
-    rounding = TOLERANCE * subject.output_range
+    rounding = subject.rounding
     worst, comparisons = 0.0, 0
     for index, frame in enumerate(subject.frames):
         ours = _statistics(draw(read(manifest, proved.fused(frame)), normals))
         generator = torch.Generator().manual_seed(seed + index)
-        theirs = _statistics(closed.posterior.sample_outputs(*tensors(frame), draws, generator).numpy())
+        theirs = _statistics(closed.sample_outputs(tensors(frame), draws, generator).numpy())
         worst = max(worst, two_sample_z(ours, theirs, rounding))
         comparisons += ours.shape[1]
     return at_most(proved.engine.name, "integral_equals_posterior", worst, limit(comparisons))
@@ -157,7 +159,8 @@ def _close(proved: EngineSubject, name: str, actual: Arrays, expected: Arrays) -
     for key, scale in scales.items():
         same = actual[key].shape == expected[key].shape
         error = equality.largest(actual[key] - expected[key]) / scale if same else np.inf
-        checks.append(at_most(proved.engine.name, name.format(key.removeprefix("fused.output_")), error, TOLERANCE))
+        check, allowed = name.format(key.removeprefix("fused.output_")), proved.subject.tolerance
+        checks.append(at_most(proved.engine.name, check, error, allowed))
     return checks
 
 

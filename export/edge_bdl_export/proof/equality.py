@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, ParityCheck, StochasticInput
-from edge_bdl.verification import DENSITY_TOLERANCE, TOLERANCE
+from edge_bdl.findings import ParityCheck
+from edge_bdl.manifest import DENSITY_OUTPUT, DETERMINISTIC_OUTPUT, MEMBERS_OUTPUT, StochasticInput
+from edge_bdl.verification import tolerances
 from edge_bdl_export.proof.check import above, at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject
 
@@ -66,7 +67,8 @@ def members_equal_torch(proved: EngineSubject) -> ParityCheck:
 def split_equals_fused(proved: EngineSubject) -> ParityCheck:
     """Trunk and head, chunk by chunk, give what the fused graph gives."""
     subject = proved.subject
-    actual = np.stack([proved.split(frame, subject.members) for frame in subject.frames])
+    split = proved.heads if subject.manifest.bank.built_in else lambda frame: proved.split(frame, subject.members)
+    actual = np.stack([split(frame) for frame in subject.frames])
     fused = np.stack([proved.fused(frame)[MEMBERS_OUTPUT] for frame in subject.frames])
     return _close(proved, "split_equals_fused", actual, fused)
 
@@ -76,7 +78,7 @@ def density_equals_torch(proved: EngineSubject) -> list[ParityCheck]:
     subject = proved.subject
     if subject.density is None:
         return []
-    expected = subject.expected_density
+    expected, allowed = subject.expected_density, tolerances(subject.manifest)[1]
     checks = []
     for name in ("trunk", "fused"):
         rows = []
@@ -84,7 +86,7 @@ def density_equals_torch(proved: EngineSubject) -> list[ParityCheck]:
             outputs = proved.fused(frame) if name == "fused" else proved.engine.graph("trunk").run(frame)
             rows.append(np.array(outputs[DENSITY_OUTPUT]))
         error = float(np.max(np.abs(np.stack(rows) - expected) / (np.abs(expected) + 1.0)))
-        checks.append(at_most(proved.engine.name, f"density_equals_torch[{name}]", error, DENSITY_TOLERANCE))
+        checks.append(at_most(proved.engine.name, f"density_equals_torch[{name}]", error, allowed))
     return checks
 
 
@@ -104,7 +106,7 @@ def reference_equals_golden(proved: EngineSubject) -> ParityCheck:
 
 def _close(proved: EngineSubject, name: str, actual: NDArray[np.generic], expected: NDArray[np.generic]) -> ParityCheck:
     error = largest(actual - expected) / proved.subject.output_range if actual.shape == expected.shape else np.inf
-    return at_most(proved.engine.name, name, error, TOLERANCE)
+    return at_most(proved.engine.name, name, error, proved.subject.tolerance)
 
 
 def largest(difference: NDArray[np.generic]) -> float:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_bdl.manifest import ParityCheck, StochasticInput
+from edge_bdl.findings import ParityCheck
+from edge_bdl.manifest import StochasticInput
 from edge_bdl.sampling import draw_keep, masks
-from edge_bdl.verification import TOLERANCE
 from edge_bdl_export.capture import plain_attention
 from edge_bdl_export.proof.check import at_most
 from edge_bdl_export.proof.subject import Arrays, EngineSubject, Subject, tensors
@@ -115,7 +115,7 @@ def moments_equal_torch(proved: EngineSubject, draws: int, seed: int) -> list[Pa
     """
     subject = proved.subject
     watched = _watched(subject, seed)
-    rounding = TOLERANCE * subject.output_range
+    rounding = subject.rounding
     worst_mean = worst_variance = 0.0
     for index in range(len(subject.frames)):
         ours = _engine_draws(proved, index, draws, seed).astype(np.float64)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_bdl.errors import require
-from edge_bdl.manifest import ParityCheck
+from edge_bdl.findings import ParityCheck
 from edge_bdl_export.proof.check import at_most
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ProofError
-from edge_bdl.manifest import ParityCheck
-from edge_bdl_export.proof import closed_form, equality, moments, plain
+from edge_bdl.findings import ParityCheck
+from edge_bdl_export.proof import built_in, closed_form, equality, moments, plain
 from edge_bdl_export.proof.subject import EngineSubject, Subject
 
 # Passes of torch's own dropout, and of the graphs, per frame.
@@ -31,9 +31,9 @@ def prove(
         All checks, passed or not, in a fixed order.
     """
     checks = plain.no_random_operations(folder, engines)
-    if subject.manifest.form == "mask_bank":
+    if subject.manifest.form == "mask_bank" and not subject.manifest.bank.fixed:
         checks += moments.masks_are_dropout(subject)
-    if subject.closed is not None:
+    if subject.closed is not None and subject.closed.posterior is not None:
         checks.append(closed_form.members_have_these_moments(subject, draws, seed))
     proved = [EngineSubject(subject, open_engine(name, folder, subject.manifest)) for name in engines]
     for one in proved:
@@ -53,11 +53,12 @@ def prove(
 def _under(proved: EngineSubject, seed: int, draws: int) -> list[ParityCheck]:
     if proved.subject.closed is not None:
         return closed_form.under(proved, seed)
+    of_members = built_in if proved.subject.manifest.bank.built_in else equality
     checks = [
         equality.deterministic_equals_torch(proved),
         equality.members_equal_torch(proved),
-        equality.same_member_same_bits(proved),
-        *equality.members_differ(proved),
+        of_members.same_member_same_bits(proved),
+        *of_members.members_differ(proved),
         equality.split_equals_fused(proved),
         *equality.density_equals_torch(proved),
     ]

@@ -13,8 +13,8 @@ from torch import nn
 
 from edge_bdl.engines.base import Engine
 from edge_bdl.manifest import MEAN_OUTPUT, MEMBERS_OUTPUT, Manifest
-from edge_bdl.verification import moment_scales
-from edge_bdl_export.density import FeatureDensity
+from edge_bdl.verification import moment_scales, tolerances
+from edge_bdl_export.density import Density
 from edge_bdl_export.forms.posterior import ClosedForm, Reference
 from edge_bdl_export.graphs import Network
 
@@ -35,6 +35,7 @@ class Subject:
         network: The cut network in torch.
         density: The fitted density, if any.
         closed: The head of a form that gives moments in place of members.
+        moved: How far numbers of fewer bits move members on these frames, as a share of the output's range.
     """
 
     manifest: Manifest
@@ -44,8 +45,19 @@ class Subject:
     reference: Reference | None
     sampler: nn.Module | None
     network: Network
-    density: FeatureDensity | None
+    density: Density | None
     closed: ClosedForm | None = None
+    moved: float = 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """How far an engine may be from torch in the graphs' own numbers, as a share of the output's range."""
+        return tolerances(self.manifest)[0]
+
+    @property
+    def rounding(self) -> float:
+        """By how much outputs may differ from the model's own for other reasons than chance."""
+        return (self.tolerance + self.moved) * self.output_range
 
     @cached_property
     def expected_moments(self) -> dict[str, NDArray[np.float64]]:
@@ -108,9 +120,14 @@ class EngineSubject:
         """The fused graph's outputs for one frame, under the bank or under other members of the same number."""
         graph = self.engine.graph("fused")
         held = None
-        if self.subject.closed is None:
+        if self.subject.manifest.member_inputs:
             held = graph.hold(self.subject.members if members is None else members)
         return {name: np.array(value) for name, value in graph.run(frame, held).items()}
+
+    def heads(self, frame: Arrays) -> NDArray[np.generic]:
+        """Outputs [S, *output] of the trunk and of heads that hold their members themselves."""
+        boundary, bank = self._boundary(frame), self.subject.manifest.bank
+        return np.concatenate([np.array(self.engine.graph(name).run(boundary)[MEMBERS_OUTPUT]) for name in bank.heads])
 
     def split(self, frame: Arrays, members: Arrays) -> NDArray[np.generic]:
         """Outputs [n, *output] of any number of members through trunk and head, chunk by chunk."""
@@ -123,14 +140,17 @@ class EngineSubject:
     def stream(self, frame: Arrays, blocks: Iterable[Arrays]) -> Iterator[NDArray[np.generic]]:
         """Outputs [n, *output] of each block of at most a chunk of members, one block at a time."""
         head, chunk = self.engine.graph("head"), self.subject.manifest.bank.chunk
-        trunk = self.engine.graph("trunk").run(frame)
-        boundary = {spec.name: np.array(trunk[spec.name]) for spec in self.subject.manifest.boundary}
+        boundary = self._boundary(frame)
         for block in blocks:
             count = len(next(iter(block.values())))
             # A short block repeats its last member; what is too much is cut off below.
             rows = np.minimum(np.arange(chunk), count - 1)
             held = head.hold({name: np.ascontiguousarray(value[rows]) for name, value in block.items()})
             yield np.array(head.run(boundary, held)[MEMBERS_OUTPUT])[:count]
+
+    def _boundary(self, frame: Arrays) -> Arrays:
+        trunk = self.engine.graph("trunk").run(frame)
+        return {spec.name: np.array(trunk[spec.name]) for spec in self.subject.manifest.boundary}
 
 
 def tensors(frame: Arrays) -> tuple[torch.Tensor, ...]:

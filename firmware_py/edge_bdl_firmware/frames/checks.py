@@ -12,12 +12,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_bdl.pictures import Pictures, level, sharpness
 from edge_bdl.policy_spec import LONGEST_TIMEOUT_S
 from edge_bdl_firmware.messages import Frame
 
 # The picture is judged by about so many of its pixels, on a regular grid.
 _GRID_PIXELS = 4096
 _DARKEST, _BRIGHTEST = 2, 253
+_WHITE = 255.0
+# Of what calibration frames were at worst: half the light, half of what is missing to white, half the sharpness.
+_MARGIN = 0.5
 
 
 class FrameChecksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,10 +60,14 @@ class FrameChecks:
 
     Args:
         config: What a frame may be like.
+
+    Attributes:
+        known: How light and how sharp the calibration frames were; None where that is not known.
     """
 
     def __init__(self, config: FrameChecksConfig | None = None) -> None:
         self.config = config or FrameChecksConfig()
+        self.known: Pictures | None = None
         self._last_stamp_ns: int | None = None
         self._last: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
         self._identical = 0
@@ -103,7 +111,7 @@ class FrameChecks:
         stride = max(1, round(math.sqrt(pixels.shape[0] * pixels.shape[1] / _GRID_PIXELS)))
         # One row for each channel, in one piece: what follows is several times as fast.
         grid = np.ascontiguousarray(pixels[::stride, ::stride].transpose(2, 0, 1)).reshape(pixels.shape[2], -1)
-        return self._frozen(pixels, grid) or self._blind(grid)
+        return self._frozen(pixels, grid) or self._blind(grid) or self._unlike(pixels)
 
     def _frozen(self, pixels: NDArray[np.uint8], grid: NDArray[np.uint8]) -> str | None:
         # Two frames of a live camera differ in the grid already; only equal grids are worth a look at everything.
@@ -122,4 +130,18 @@ class FrameChecks:
         clipped = np.count_nonzero((grid <= _DARKEST) | (grid >= _BRIGHTEST)) / grid.size
         if clipped > self.config.most_clipped:
             return f"{clipped:.0%} of the picture is clipped, expected at most {self.config.most_clipped:.0%}"
+        return None
+
+    def _unlike(self, pixels: NDArray[np.uint8]) -> str | None:
+        """Far outside of what the network was calibrated on: its density may well not see that it sees nothing."""
+        if self.known is None:
+            return None
+        light, known = level(pixels), self.known
+        if light < _MARGIN * known.darkest:
+            return f"the picture is dark: {light:.0f} of 255, calibration frames {known.darkest:.0f} at least"
+        if _WHITE - light < _MARGIN * (_WHITE - known.brightest):
+            return f"the picture is overexposed: {light:.0f} of 255, calibration frames {known.brightest:.0f} at most"
+        sharp = sharpness(pixels)
+        if sharp < _MARGIN * known.least_sharp:
+            return f"the picture is blurred: sharpness {sharp:.2g}, calibration frames {known.least_sharp:.2g} at least"
         return None

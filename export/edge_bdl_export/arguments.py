@@ -1,0 +1,134 @@
+"""Arguments of an export: seen to fit before any work is done, each misfit told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge_bdl.errors import ExportError, require
+from edge_bdl.manifest import MEMBERS_OUTPUT, Task, TensorSpec
+from edge_bdl_export.capture import Capture
+from edge_bdl_export.fidelity import Reading
+from edge_bdl_export.quiet import quiet
+
+_ENGINES = {"onnx": "onnxruntime", "tflite": "tflite"}
+# What writes and proves each format, and the extra that installs it: asked for before any work is done.
+_NEEDS = {
+    "onnx": (("onnx", "onnxscript", "onnxruntime"), "export"),
+    "tflite": (("litert_torch", "ai_edge_litert"), "export-tflite"),
+}
+_FRAME_DTYPES = (
+    torch.float32,
+    torch.uint8,
+    torch.int8,
+    torch.int32,
+    torch.int64,
+    torch.float64,
+    torch.float16,
+    torch.bool,
+)
+
+Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+
+
+def check_choices(task: str, selection: str, seed: int, fidelity: float) -> None:
+    """Refuse words that are none of those known, and numbers that cannot be."""
+    for what, value, known in (
+        ("task", task, get_args(Task)),
+        ("selection", selection, ("iid", "balanced", "selected")),
+    ):
+        if value not in known:
+            raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
+    if not 0 <= seed < 2**64:
+        raise ExportError(f"seed must be at least 0 and fit 64 bits, got {seed}")
+    if not 0.0 < fidelity <= 1.0:
+        raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {fidelity}")
+
+
+def check_partial(stochastic_from: str | None, calibration: Any) -> None:
+    """Refuse what nobody could say the cost of."""
+    if stochastic_from is not None and calibration is None:
+        raise ExportError(
+            f"stochastic_from={stochastic_from!r} gives another posterior, and only calibration frames say how far "
+            "it is from the whole one: give calibration=..."
+        )
+
+
+def check_form(form: str | None, stochastic_from: str | None, calibration: Any) -> None:
+    """Refuse a form that nobody may choose, or whose cost nobody could say."""
+    if form not in (None, "moments"):
+        raise ExportError(f"form is 'moments', or left out: the posterior then decides; got {form!r}")
+    if form is not None and stochastic_from is not None:
+        raise ExportError("form='moments' goes through the whole network; leave out stochastic_from, or form")
+    if form is not None and calibration is None:
+        raise ExportError(
+            "form='moments' comes close to the posterior, and only calibration frames say how close: give "
+            "calibration=..."
+        )
+
+
+def engines_for(formats: Sequence[str]) -> tuple[str, ...]:
+    """The engines that run these formats, once everything that writes and proves them is seen to be installed."""
+    if isinstance(formats, str) or not formats or not set(formats) <= set(_ENGINES):
+        raise ExportError(f"formats are one or more of {', '.join(_ENGINES)}; got {formats!r}")
+    for kind in formats:
+        modules, extra = _NEEDS[kind]
+        for module in modules:
+            with quiet():
+                require(module, extra, f"to export {kind}")
+    return tuple(engine for kind, engine in _ENGINES.items() if kind in formats)
+
+
+def as_tensors(given: Inputs) -> tuple[Tensor, ...]:
+    """The example as tensors of its own shapes and dtypes."""
+    parts = given if isinstance(given, (list, tuple)) else (given,)
+    try:
+        example = tuple(torch.as_tensor(part).detach().cpu().contiguous() for part in parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"the example input is not numbers that torch knows ({error}); give arrays or tensors"
+        ) from error
+    for tensor in example:
+        if not tensor.numel():
+            raise ExportError(f"the example input has shape {tuple(tensor.shape)}, which is empty; give a real frame")
+        if tensor.dtype not in _FRAME_DTYPES:
+            raise ExportError(f"the example input is {tensor.dtype}; frames are {', '.join(map(str, _FRAME_DTYPES))}")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ExportError("the example input holds NaN or infinity; give a real frame")
+    return example
+
+
+def check_dtypes(example: Sequence[Tensor], formats: Sequence[str]) -> None:
+    """TFLite's converter narrows 64-bit inputs without a word, and a bundle has one dtype for all engines."""
+    for tensor in example:
+        if "tflite" in formats and tensor.dtype in (torch.int64, torch.float64):
+            narrow = str(tensor.dtype).replace("64", "32")
+            raise ExportError(
+                f"TFLite takes no {tensor.dtype} input; give the example as {narrow} (the model may cast it), or "
+                "export with formats=('onnx',)"
+            )
+
+
+def spec_of(name: str, tensor: Tensor) -> TensorSpec:
+    """How the manifest describes a tensor."""
+    return TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+
+
+def output_spec(captured: Capture, reading: Reading) -> TensorSpec:
+    """One member's output, if it can be read as the task says."""
+    output = spec_of(MEMBERS_OUTPUT, captured.output.meta["val"])
+    if output.dtype != "float32":
+        raise ExportError(f"the model's output is {output.dtype}; a bundle's output is float32")
+    if reading.task == "heteroscedastic" and (not output.shape or output.shape[-1] % 2):
+        raise ExportError(
+            f"a heteroscedastic output holds as many log-variances as means in its last axis, got shape {output.shape}"
+        )
+    if reading.class_axis is not None and not 0 <= reading.class_axis < len(output.shape):
+        raise ExportError(
+            f"class_axis {reading.class_axis} is no axis of the model's output, whose shape is {output.shape}"
+        )
+    return output
