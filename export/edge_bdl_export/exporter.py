@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edge_bdl.bundle import check_replaceable, write_bundle
 from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError, ProofError
+from edge_bdl.findings import ParityCheck
 from edge_bdl.manifest import (
     DENSITY_OUTPUT,
     MEAN_OUTPUT,
@@ -45,12 +46,10 @@ from edge_bdl_export.arguments import (
 )
 from edge_bdl_export.banks import standing_for
 from edge_bdl_export.capture import capture
-from edge_bdl_export.choose import AUTO, FEWEST, Chosen, Samples, choose, pool_sizes
+from edge_bdl_export.choose import AUTO, FEWEST, Chosen, Samples, choose
 from edge_bdl_export.cut import cut
 from edge_bdl_export.density import Density, fit_density
-from edge_bdl_export.draws import StateDict
 from edge_bdl_export.fidelity import Reading
-from edge_bdl_export.forms import ensemble, gaussian_head, mask_bank, moments, partial, weight_bank
 from edge_bdl_export.frames import FIGURES, SELECTION, THRESHOLDS, CalibrationFrames, read_frames, read_outsiders
 from edge_bdl_export.given import take_apart
 from edge_bdl_export.golden import frames_that_fit, golden
@@ -59,6 +58,7 @@ from edge_bdl_export.precision import Numbering
 from edge_bdl_export.proof import proof, propagation, quantised
 from edge_bdl_export.proof.subject import Arrays, Subject
 from edge_bdl_export.provenance import provenance
+from edge_bdl_export.recognise import recognise
 from edge_bdl_export.self_contained import equals_runtime, write_self_contained
 from edge_bdl_export.staging import staging
 from edge_bdl_export.torch_engine import TorchEngine
@@ -167,24 +167,13 @@ def export(
     check_dtypes(example, formats)
     captured = capture(model, example, deterministic)
     reading = Reading(task, class_axis if task == "classification" else None)
-    drawn: Sequence[StateDict] = ()
     output = output_spec(captured, reading)
-    if form == "moments":
-        posterior, captured = moments.posterior(model, example, captured, deterministic, given, task, seed)
-    elif given.head is not None:
-        posterior = gaussian_head.posterior(captured, given.head, task)
-    elif given.draws is not None:
-        drawn = given.draws.pool(*pool_sizes(samples, selection, whole=stochastic_from is None))
-        whole = ensemble.is_one(model, drawn) if given.whole is None else given.whole
-        posterior = (ensemble if whole else weight_bank).posterior(model, captured, drawn)
-    else:
-        posterior = mask_bank.posterior(model, captured, deterministic)
-    part = None
-    if stochastic_from is not None:
-        part = partial.from_layer(
-            stochastic_from, model, example, captured, deterministic, posterior, given.draws, drawn, seed
-        )
-        model, captured, drawn, posterior = part.model, part.captured, part.members, part.posterior
+    found = recognise(
+        given, model, captured, example,
+        form=form, stochastic_from=stochastic_from, deterministic=deterministic, task=task, samples=samples,
+        selection=selection, seed=seed,
+    )  # fmt: skip
+    posterior, captured = found.posterior, found.captured
     closed = posterior.closed
     outputs = (output,) if closed is None else closed.described.moments(output.shape)
     parts = cut(captured, posterior.stochastic)
@@ -198,12 +187,12 @@ def export(
     strange = None if outsiders is None else read_outsiders(outsiders, inputs)
     numbering.check(posterior, frames is not None, accept_loss)
     flops = flops_of(network)
-    cost = part.cost(exact, frames, reading) if part and frames else msgspec.UNSET
+    cost = found.part.cost(exact, frames, reading) if found.part and frames else msgspec.UNSET
     network = numbering.lower(exact, frames)
     chosen = choose(
         posterior, network, frames, reading,
         how=selection, samples=samples, chunk=_CHUNK, seed=seed, head_work=flops.total - flops.deterministic,
-        others=standing_for(posterior, given.draws, drawn, seed), outsiders=strange, least=fidelity,
+        others=standing_for(posterior, given.draws, found.drawn, seed), outsiders=strange, least=fidelity,
     )  # fmt: skip
     described: Propagation | msgspec.UnsetType = msgspec.UNSET
     if closed is not None and closed.whole is not None and frames is not None:
@@ -235,10 +224,10 @@ def export(
         flops=flops,
         warnings=(
             *advice(network, flops, frames, selection, chosen),
-            *advice_on_members(given, drawn, chosen.bank),
+            *advice_on_members(given, found.drawn, chosen.bank),
             *numbering.advice(network, engines),
         ),
-        provenance=provenance(model, engines, seed, given.adapter),
+        provenance=provenance(found.model, engines, seed, given.adapter),
         pictures=pictures,
     )
     with staging() as staged:
@@ -251,7 +240,7 @@ def export(
             manifest=manifest,
             members=chosen.inputs,
             frames=_proof_frames(network, frames, golden_frames, seed),
-            model=model,
+            model=found.model,
             reference=posterior.reference,
             sampler=posterior.sampler,
             network=network,
@@ -261,16 +250,13 @@ def export(
         if numbering.exact:
             checks = _prove(subject, chosen.stored, staged, seed)
         else:
-            fp32 = TorchEngine(exact, in_fp32.inputs, density)
-            equal = quantised.network_equals_model(subject, fp32)
-            proof.insist(equal)
-            subject = quantised.as_computed(subject, fp32, numbering, seed)
-            losses = quantised.losses(subject, fp32, chosen, in_fp32, frames, staged)
-            manifest = quantised.accepted(subject.manifest, losses, accept_loss)
-            checks = (*equal, *_prove(subject, chosen.stored, staged, seed), *losses)
+            manifest, subject, checks = _prove_lowered(
+                subject, TorchEngine(exact, in_fp32.inputs, density), numbering, chosen, in_fp32, frames, staged,
+                seed, accept_loss,
+            )  # fmt: skip
         if isinstance(described, Propagation):
-            found = propagation.checks(described)
-            manifest, checks = propagation.accepted(manifest, found, accept_loss), (*checks, *found)
+            compared = propagation.checks(described)
+            manifest, checks = propagation.accepted(manifest, compared, accept_loss), (*checks, *compared)
         manifest = msgspec.structs.replace(manifest, parity=checks)
         save_file(
             {key: np.ascontiguousarray(value) for key, value in chosen.stored.items()}, staged / "bank.safetensors"
@@ -319,7 +305,7 @@ def _variation(value: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     return generator.permutation(value.ravel()).reshape(value.shape)
 
 
-def _prove(subject: Subject, stored: Arrays, staged: Path, seed: int) -> tuple[Any, ...]:
+def _prove(subject: Subject, stored: Arrays, staged: Path, seed: int) -> tuple[ParityCheck, ...]:
     if subject.closed is not None:
         if not any(values.any() for name, values in subject.expected_moments.items() if name != f"fused.{MEAN_OUTPUT}"):
             raise ProofError("the posterior's covariance is zero on every frame: it has no uncertainty to export")
@@ -333,3 +319,28 @@ def _prove(subject: Subject, stored: Arrays, staged: Path, seed: int) -> tuple[A
         checks += equals_runtime(subject.manifest, stored, staged, subject.frames, subject.output_range)
     proof.insist(checks)
     return tuple(checks)
+
+
+def _prove_lowered(
+    subject: Subject,
+    fp32: TorchEngine,
+    numbering: Numbering,
+    chosen: Chosen,
+    in_fp32: Chosen,
+    frames: CalibrationFrames | None,
+    staged: Path,
+    seed: int,
+    accept_loss: bool,
+) -> tuple[Manifest, Subject, tuple[ParityCheck, ...]]:
+    """The proof of graphs with fewer bits: they are what was lowered, and what was lowered is near the model.
+
+    Returns:
+        The manifest with what was lost, the subject that its goldens are of, and the checks.
+    """
+    equal = quantised.network_equals_model(subject, fp32)
+    proof.insist(equal)
+    subject = quantised.as_computed(subject, fp32, numbering, seed)
+    losses = quantised.losses(subject, fp32, chosen, in_fp32, frames, staged)
+    accepted = quantised.accepted(subject.manifest, losses, accept_loss)
+    checks = (*equal, *_prove(subject, chosen.stored, staged, seed), *losses)
+    return accepted, subject, checks

@@ -185,7 +185,7 @@ def bank_of() -> Callable[..., Chosen]:
 def test_weights_that_are_not_selected_are_the_first_ones(bank_of: Callable[..., Chosen], how: Selection):
     bank = bank_of(how, None)
     assert (bank.bank.selection, bank.bank.members, bank.fidelity) == ("given", 6, ())
-    assert np.array_equal(bank.stored["weight_0"], drawn_weights(POOL, 1)["weight_0"][:6])
+    assert np.array_equal(bank.inputs["weight_0"], drawn_weights(POOL, 1)["weight_0"][:6])
 
 
 def test_of_fewer_weights_than_asked_for_the_bank_is_all(bank_of: Callable[..., Chosen], frames: CalibrationFrames):
@@ -205,7 +205,7 @@ def test_four_selected_weights_are_worth_eight_first_ones_on_frames_they_were_no
     assert selected.bank.selection == "selected"
     assert {row.reference_members for row in selected.fidelity} == {POOL}
     pool = drawn_weights(POOL, 1)["weight_0"]
-    assert all((pool == row).all((1, 2)).any() for row in selected.stored["weight_0"])
+    assert all((pool == row).all((1, 2)).any() for row in selected.inputs["weight_0"])
     first = [
         bank_of("iid", frames, samples=8, pool=drawn_weights(8, seed), others=lambda: others).fidelity[-1].kl
         for seed in range(10, 20)
@@ -222,7 +222,7 @@ def test_weights_are_selected_on_their_own_frames_only_and_without_labels(
     other[frames.split == part] *= -1.5
     labelled = replace(frames, inputs={"input": other}, labels=np.arange(COUNT) % 3)
     before, after = bank_of("selected", frames), bank_of("selected", labelled)
-    assert np.array_equal(before.stored["weight_0"], after.stored["weight_0"]) is not matters
+    assert np.array_equal(before.inputs["weight_0"], after.inputs["weight_0"]) is not matters
 
 
 # --- fidelity ---------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_auto_is_the_smallest_bank_that_is_faithful_enough(
     bank_of: Callable[..., Chosen], frames: CalibrationFrames, how: Selection
 ):
     bank = bank_of(how, frames, samples="auto", least=0.9)
-    assert bank.bank.members == len(bank.stored["weight_0"]) == bank.fidelity[-1].samples
+    assert bank.bank.members == len(bank.inputs["weight_0"]) == bank.fidelity[-1].samples
     ranks = [row.epistemic_spearman for row in bank.fidelity]
     assert ranks[-1] >= 0.9 > max(ranks[:-1])
     assert bank.bank.chunk == min(4, bank.bank.members)
