@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_bdl_export.dropout import KINDS, recognise
+from edge_bdl_export.dropout import KINDS, FixedMask, recognise
 
 RATE = 0.3
 CASES = [
@@ -88,7 +88,8 @@ def test_a_subclass_is_recognised_only_with_torch_s_own_forward(kind):
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    assert recognise(kind(0.5)) is kind
-    assert recognise(Renamed(0.5)) is kind
-    assert recognise(Changed(0.5)) is None
+    what = torch.ones(2, 1, 4) if kind is FixedMask else 0.5
+    assert recognise(kind(what)) is kind
+    assert recognise(Renamed(what)) is kind
+    assert recognise(Changed(what)) is None
     assert recognise(nn.Linear(1, 1)) is None
