@@ -9,16 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def interleaved(calls: Sequence[Callable[[], object]], rounds: int) -> NDArray[np.float64]:
+def interleaved(calls: Sequence[Callable[[], object]], rounds: int, in_a_row: int = 1) -> NDArray[np.float64]:
     """Seconds [rounds, calls] that each call took, after a tenth as many rounds of warming up.
 
-    Every round begins with another call, so that none always runs behind the same neighbour.
+    Every round begins with another call, so that none always runs behind the same neighbour; and each is called just
+    before it is timed, so that none finds the caches full of what its neighbour left.
+
+    Args:
+        calls: What takes turns.
+        rounds: How many.
+        in_a_row: Times that a call is timed in its turn; the median of them counts.
     """
     took = np.empty((rounds, len(calls)))
     for number in range(-(rounds // 10) - 1, rounds):
         for place in range(len(calls)):
             column = (number + place) % len(calls)
-            start = time.perf_counter()
-            calls[column]()
-            took[number, column] = time.perf_counter() - start
+            took[number, column] = np.median(_timed(calls[column], in_a_row))
+    return took
+
+
+def _timed(call: Callable[[], object], times: int) -> list[float]:
+    call()
+    took = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - start)
     return took
