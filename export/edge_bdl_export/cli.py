@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from edge_bdl.errors import ExportError, InputError
 from edge_bdl.manifest import Manifest
 from edge_bdl_export.choose import AUTO, Samples
 from edge_bdl_export.exporter import export as export_model
+from edge_bdl_train.callers_code import call
 from edge_bdl_train.posterior import Posterior
 from edge_bdl_train.posterior_file import is_posterior_file, load_posterior
 from edge_bdl_train.recipes import open_recipe, recipe_of
@@ -127,21 +126,7 @@ def _model(factory: str, weights: Path | None) -> tuple[Any, Any]:
     """What is to be exported, and its members if they come apart from it."""
     if Path(factory).is_file() and weights is None:
         return _of_recipe(Path(factory)), None
-    module_name, _, name = factory.partition(":")
-    if not module_name or not name:
-        raise InputError(f"{factory!r} is not MODULE:FACTORY, for example mypackage.nets:build, nor a file")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the caller's own modules, as with python -m
-    try:
-        factory_function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # importing runs the caller's code
-        raise InputError(
-            f"{factory} cannot be imported ({_said(error)}); run from where {module_name} can be imported"
-        ) from error
-    try:
-        built = factory_function()
-    except Exception as error:  # so does building
-        raise InputError(f"{factory}() failed ({_said(error)}); it must build the model without arguments") from error
+    built = call(factory, "FACTORY", ", nor a file")
     if weights is not None:
         return _weighted(built, weights, factory), None
     return built if isinstance(built, tuple) and len(built) == 2 else (built, None)
@@ -163,10 +148,6 @@ def _weighted(built: Any, weights: Path, factory: str) -> nn.Module | Posterior:
         return load_posterior(weights, built)
     _load(built, weights)
     return built
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _load(model: nn.Module, path: Path) -> None:

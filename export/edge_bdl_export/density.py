@@ -25,11 +25,11 @@ from edge_bdl.errors import ExportError
 from edge_bdl.manifest import Task
 from edge_bdl_export.frames import CalibrationFrames
 from edge_bdl_export.picture import Picture
+from edge_bdl_train.evaluation.density import PrincipalGaussian
 
 if TYPE_CHECKING:
     from edge_bdl_export.graphs import Network
 
-MAXIMUM_RANK = 32
 MINIMUM_FRAMES = 50
 _MOST_FRAMES = 2000
 # Rows that stand for the directions outside the leading ones; where there are more, random projections of them.
@@ -132,13 +132,9 @@ class FeatureDensity(nn.Module):
             raise ExportError("the trunk's features are not finite on the calibration frames; check them for NaN")
         data = features.double()
         means, member = _means(data, classes)
-        _, singular, directions = torch.linalg.svd(data - means[member], full_matrices=False)
-        variances = singular**2 / (count - len(means))
-        rank = min(MAXIMUM_RANK, max(1, count // 10), len(variances))
-        rest = _rest_variance(variances, rank, width)
-        leading = directions[:rank]
-        inside = leading / variances[:rank].clamp_min(rest).sqrt()[:, None]
-        outside = _rest_rows(leading) / rest.sqrt()
+        gaussian = PrincipalGaussian.fit(data - means[member], len(means))
+        inside = gaussian.directions / gaussian.variances.sqrt()[:, None]
+        outside = _rest_rows(gaussian.directions) / gaussian.rest.sqrt()
         whitening = torch.cat([inside, outside]) / width**0.5
         self.register_buffer("whitening", whitening.float())
         self.register_buffer("offset", -(whitening @ means[0]).float())
@@ -161,13 +157,6 @@ def _means(data: Tensor, classes: NDArray[Any] | None) -> tuple[Tensor, Tensor]:
         if len(data) >= _FRAMES_PER_CLASS * len(kinds):
             return torch.stack([data[member == kind].mean(0) for kind in range(len(kinds))]), member
     return data.mean(0, keepdim=True), torch.zeros(len(data), dtype=torch.int64)
-
-
-def _rest_variance(variances: Tensor, rank: int, width: int) -> Tensor:
-    """Mean variance of the directions outside the leading ones, shrunk so that no direction is ever exactly known."""
-    outside = variances[rank:].sum() / max(width - rank, 1)
-    floor = 1e-3 * variances.sum() / width + torch.finfo(torch.float32).tiny
-    return torch.maximum(outside, floor)
 
 
 def _rest_rows(leading: Tensor) -> Tensor:

@@ -9,18 +9,20 @@ from typing import Any
 from edge_bdl.errors import InputError
 
 
-def call(reference: str) -> Any:
+def call(reference: str, kind: str = "FUNCTION", otherwise: str = "") -> Any:
     """What a function without arguments returns.
 
     Args:
         reference: ``MODULE:FUNCTION``, as mynets:build; the module may lie in the present folder.
+        kind: what such a function is called in messages.
+        otherwise: what else it might have been and is not, to end the message of a name that is none.
 
     Raises:
         InputError: it cannot be imported, or fails.
     """
     module, _, name = reference.partition(":")
     if not module or not name:
-        raise InputError(f"{reference!r} is not MODULE:FUNCTION, for example mynets:build")
+        raise InputError(f"{reference!r} is not MODULE:{kind}, for example mynets:build{otherwise}")
     if "" not in sys.path:
         sys.path.insert(0, "")  # as with python -m
     try:

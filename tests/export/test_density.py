@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import ExportError
-from edge_bdl_export.density import MAXIMUM_RANK, MINIMUM_FRAMES, FeatureDensity, fit_density, pool
+from edge_bdl_export.density import MINIMUM_FRAMES, FeatureDensity, fit_density, pool
 from edge_bdl_export.frames import CalibrationFrames
+from edge_bdl_train.evaluation.density import MAXIMUM_RANK
 
 
 def gaussian(count: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -25,39 +25,12 @@ from edge_bdl.manifest import GaussianHead, Task
 from edge_bdl_export import export
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, last_layer
 from edge_bdl_train.methods.laplace import LaplacePosterior
+from edge_bdl_train.models.lenet import LeNet
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
+from edge_bdl_train.models.resnet8 import ResNet8
 from edge_bdl_train.preprocess import Preprocess
 
 _SAMPLES = (16, 1000)
-
-
-def lenet() -> nn.Module:
-    """LeNet-5 with ReLU: 10 classes from 84 features."""
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-    )  # fmt: skip
-
-
-class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width),
-        )  # fmt: skip
-        self.skip = nn.Conv2d(channels, width, 1, stride) if stride > 1 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.skip(x))
-
-
-def resnet8() -> nn.Module:
-    """MLPerf Tiny's ResNet-8: 10 classes from 64 features."""
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(), _Block(16, 16, 1), _Block(16, 32, 2),
-        _Block(32, 64, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
-    )  # fmt: skip
 
 
 def wide() -> nn.Module:
@@ -80,8 +53,8 @@ def pilotnet() -> nn.Module:
 # By name: how to build it, one input, its task, and its covariances.
 _NETWORKS: dict[str, tuple[Any, Tensor, Task, tuple[str, ...]]] = {
     "pilotnet": (pilotnet, torch.zeros(1, *PILOTNET_SIZE, 3, dtype=torch.uint8), "heteroscedastic", ("full",)),
-    "lenet": (lenet, torch.zeros(1, 1, 28, 28), "classification", ("full", "per_output", "diagonal")),
-    "resnet8": (resnet8, torch.zeros(1, 3, 32, 32), "classification", ("full", "per_output", "diagonal")),
+    "lenet": (LeNet, torch.zeros(1, 1, 28, 28), "classification", ("full", "per_output", "diagonal")),
+    "resnet8": (ResNet8, torch.zeros(1, 3, 32, 32), "classification", ("full", "per_output", "diagonal")),
     "wide": (wide, torch.zeros(1, 3, 224, 224), "classification", ("diagonal",)),
 }
 

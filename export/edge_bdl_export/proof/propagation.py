@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_bdl.errors import ProofError
 from edge_bdl.findings import ParityCheck
 from edge_bdl.manifest import Manifest, Propagation
 from edge_bdl_export.capture import Capture
@@ -18,7 +17,7 @@ from edge_bdl_export.fidelity import Reading, epistemic, rank_correlation, stati
 from edge_bdl_export.forms.posterior import ClosedForm
 from edge_bdl_export.frames import FIGURES, CalibrationFrames
 from edge_bdl_export.graphs import Network
-from edge_bdl_export.proof.check import above, at_most
+from edge_bdl_export.proof.check import above, at_a_cost, at_most
 from edge_bdl_export.proof.subject import tensors
 from edge_bdl_export.seen import Seen
 
@@ -116,9 +115,5 @@ def accepted(manifest: Manifest, found: Sequence[ParityCheck], accept_loss: bool
     if not failed:
         return manifest
     cost = f"the moments are not close enough to the posterior's members ({'; '.join(failed)})"
-    if not accept_loss:
-        raise ProofError(
-            f"{cost}, nothing was written: export members without form='moments', keep randomness to later layers, or "
-            "accept it with accept_loss=True (--accept-loss)"
-        )
-    return msgspec.structs.replace(manifest, warnings=(*manifest.warnings, f"{cost}; it was accepted at export"))
+    remedy = "export members without form='moments', keep randomness to later layers"
+    return at_a_cost(manifest, cost, remedy, accept_loss)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from edge_bdl.engines import open_engine
-from edge_bdl.errors import ProofError
 from edge_bdl.findings import ParityCheck
 from edge_bdl.manifest import DENSITY_OUTPUT, MEAN_OUTPUT, Manifest, Precision, schema_of
 from edge_bdl.verification import DENSITY_TOLERANCE, TOLERANCE, moment_scales
@@ -28,7 +27,7 @@ from edge_bdl_export.forms.posterior import MomentReference, Reference
 from edge_bdl_export.frames import FIGURES, CalibrationFrames
 from edge_bdl_export.graphs import Network
 from edge_bdl_export.precision import Numbering
-from edge_bdl_export.proof.check import at_most
+from edge_bdl_export.proof.check import at_a_cost, at_most
 from edge_bdl_export.proof.equality import largest
 from edge_bdl_export.proof.subject import Arrays, Subject
 from edge_bdl_export.quantise import HIGHEST, LOWEST, QUANTISE
@@ -224,9 +223,5 @@ def accepted(manifest: Manifest, losses: Sequence[ParityCheck], accept_loss: boo
     precision = manifest.precision
     assert isinstance(precision, Precision)
     cost = f"weights in {precision.weights} and a bank in {precision.bank} cost too much ({'; '.join(failed)})"
-    if not accept_loss:
-        raise ProofError(
-            f"{cost}, nothing was written: take fp16, give more calibration frames that are like the robot's own, or "
-            "accept it with accept_loss=True (--accept-loss)"
-        )
-    return msgspec.structs.replace(manifest, warnings=(*manifest.warnings, f"{cost}; it was accepted at export"))
+    remedy = "take fp16, give more calibration frames that are like the robot's own"
+    return at_a_cost(manifest, cost, remedy, accept_loss)

@@ -2,8 +2,8 @@
 
 Dropout's variance says little about an input that the features do not recognise; how far the features are from those of
 known examples says it plainly (Lee et al. 2018, arXiv 1807.03888, with one class). The Gaussian is a probabilistic PCA
-model (Tipping and Bishop 1999), and the score the one that a bundle ships with; what the bundle sketches for speed, the
-norm outside the leading directions, is exact here.
+model (Tipping and Bishop 1999). A bundle's score has the same Gaussian, over features of its first convolution too; what
+it sketches for speed, the norm outside the leading directions, is exact here.
 """
 
 from __future__ import annotations
@@ -22,32 +22,29 @@ _ROWS = 1000
 
 
 class PrincipalGaussian(NamedTuple):
-    """A Gaussian with full variances in a few leading directions, and one shared by all others.
+    """A centred Gaussian with full variances in a few leading directions, and one shared by all others.
 
     Attributes:
-        mean: [F].
         directions: [rank, F], orthonormal.
         variances: [rank], along them; at least ``rest``.
         rest: a scalar, along everything else.
     """
 
-    mean: Tensor
     directions: Tensor
     variances: Tensor
     rest: Tensor
 
     @classmethod
-    def fit(cls, features: Tensor) -> PrincipalGaussian:
-        """That of float64 features [n, F]; there are at least two of them."""
-        count, width = features.shape
-        mean = features.mean(0)
-        _, singular, directions = torch.linalg.svd(features - mean, full_matrices=False)
-        variances = singular**2 / (count - 1)
+    def fit(cls, centred: Tensor, means: int = 1) -> PrincipalGaussian:
+        """That of float64 features [n, F] less their mean, or each less one of so many ``means``; n is larger."""
+        count, width = centred.shape
+        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+        variances = singular**2 / (count - means)
         rank = min(MAXIMUM_RANK, max(1, count // 10), len(variances))
         # No direction is ever exactly known.
         floor = 1e-3 * variances.sum() / width + torch.finfo(torch.float32).tiny
         rest = torch.maximum(variances[rank:].sum() / max(width - rank, 1), floor)
-        return cls(mean, directions[:rank], variances[:rank].clamp_min(rest), rest)
+        return cls(directions[:rank], variances[:rank].clamp_min(rest), rest)
 
 
 class FeatureDensity:
@@ -67,7 +64,8 @@ class FeatureDensity:
             raise InputError(f"a feature density needs at least {MINIMUM_EXAMPLES} known examples, got {count}")
         if (known == known[0]).all():
             raise InputError(f"the features of all {count} known examples are the same: nothing can be told from them")
-        self._gaussian = PrincipalGaussian.fit(known)
+        self._mean = known.mean(0)
+        self._gaussian = PrincipalGaussian.fit(known - self._mean)
 
     def __call__(self, features: Any) -> Tensor:
         """Scores [N] of features [N, F].
@@ -78,8 +76,8 @@ class FeatureDensity:
         given = finite("features", features, "[N, F]", (2,))
         if given.shape[1] != self._width:
             raise InputError(f"these are {given.shape[1]} features, the known examples have {self._width}")
-        mean, directions, variances, rest = self._gaussian
-        centred = given - mean
+        directions, variances, rest = self._gaussian
+        centred = given - self._mean
         leading = centred @ directions.T
         outside = ((centred - leading @ directions) ** 2).sum(1) / rest
         return ((leading**2 / variances).sum(1) + outside) / self._width

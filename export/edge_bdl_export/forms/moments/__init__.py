@@ -106,7 +106,10 @@ def _whole(
     nodes = {name: node for node, name in captured.parameters.items()}
     gaussian = {nodes[item.source]: _weight(captured, nodes[item.source], given.sigmas[item.source])
                 for item in weights.inputs}  # fmt: skip
-    blocks = lambda: (weight_bank.bank(weights.inputs, block) for block in draws.others((), MEMBERS))  # noqa: E731
+
+    def blocks() -> Iterable[Members]:
+        return (weight_bank.bank(weights.inputs, block) for block in draws.others((), MEMBERS))
+
     return Whole(weights, blocks), gaussian
 
 
