@@ -2,8 +2,8 @@
 
 Dropout's variance says little about an input that the features do not recognise; how far the features are from those of
 known examples says it plainly (Lee et al. 2018, arXiv 1807.03888, with one class). The Gaussian is a probabilistic PCA
-model (Tipping and Bishop 1999). A bundle's score has the same Gaussian, over features of its first convolution too; what
-it sketches for speed, the norm outside the leading directions, is exact here.
+model (Tipping and Bishop 1999). A bundle's score has the same Gaussian, over features of its first convolution too;
+what it sketches for speed, the norm outside the leading directions, is exact here.
 """
 
 from __future__ import annotations
