@@ -5,7 +5,9 @@ known frames says it plainly (Lee et al. 2018, arXiv 1807.03888). The Gaussian i
 Bishop 1999): full variances in the leading directions, one shrunk variance in all others.
 
 Which features: what the network's first convolution sees of a picture, and, where there are classes or no convolution,
-those that the stochastic part of the network reads. The score is the larger of the two.
+those that the stochastic part of the network reads. The score is the larger of the two. Known is a camera's picture in
+somewhat other light too, for the sun moves: else a simulated camera, whose light never changes, would be alarmed by what
+nobody sees.
 
 In the graph each is one product with a whitening matrix and a sum of squares: on small networks every further operator
 costs more than its arithmetic.
@@ -13,7 +15,8 @@ costs more than its arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import Task
+from edge_bdl.pictures import takes_pictures
 from edge_bdl_export.frames import CalibrationFrames
 from edge_bdl_export.picture import Picture
 from edge_bdl_train.evaluation.density import PrincipalGaussian
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 MINIMUM_FRAMES = 50
 _MOST_FRAMES = 2000
+# Every known picture is seen once more, lighter or darker by up to so much.
+_OTHER_LIGHT = 0.2
 # Rows that stand for the directions outside the leading ones; where there are more, random projections of them.
 _REST_ROWS = 32
 # With fewer on average, a mean is mostly of chance.
@@ -50,16 +56,40 @@ def fit_density(network: Network, frames: CalibrationFrames, task: Task) -> Dens
         return None
     known = frames.thinned(_MOST_FRAMES)
     picture = network.parts.picture
-    seen: list[list[Tensor]] = [[], []]
+    generator = np.random.default_rng(0)
+    seen: list[Tensor] = []
+    deep: list[Tensor] = []
     for frame in known:
-        features = network.trunk(tuple(torch.from_numpy(np.array(value)) for value in frame.values()))[1]
+        features = _features(network, frame)
         if picture is not None:
-            seen[0].append(picture(features[0]))
-        seen[1].append(pool(features if picture is None else features[1:]))
-    of_picture = None if picture is None else FeatureDensity(torch.cat(seen[0]))
+            seen.append(picture(features[0]))
+            features = features[1:]
+        deep.append(pool(features))
+        if picture is not None and _has_pictures(frame):
+            seen.append(picture(_features(network, _in_other_light(frame, generator))[0]))
+    of_picture = None if picture is None else FeatureDensity(torch.cat(seen))
     if picture is not None and task != "classification":
         return Density(picture, of_picture, None)
-    return Density(picture, of_picture, FeatureDensity(torch.cat(seen[1]), _classes(known, task)))
+    return Density(picture, of_picture, FeatureDensity(torch.cat(deep), _classes(known, task)))
+
+
+def _features(network: Network, frame: Mapping[str, NDArray[Any]]) -> tuple[Tensor, ...]:
+    return network.trunk(tuple(torch.from_numpy(np.array(value)) for value in frame.values()))[1]
+
+
+def _has_pictures(frame: Mapping[str, NDArray[Any]]) -> bool:
+    return any(takes_pictures(value.shape, value.dtype.name) for value in frame.values())
+
+
+def _in_other_light(frame: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """The frame with its pictures lighter or darker."""
+    gain = math.exp(generator.uniform(-_OTHER_LIGHT, _OTHER_LIGHT))
+    return {
+        name: np.clip(np.rint(value * gain), 0, 255).astype(value.dtype)
+        if takes_pictures(value.shape, value.dtype.name)
+        else value
+        for name, value in frame.items()
+    }
 
 
 def _classes(frames: CalibrationFrames, task: Task) -> NDArray[Any] | None:

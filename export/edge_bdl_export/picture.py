@@ -61,7 +61,10 @@ class Picture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of one example; several that share its batch axis are averaged."""
         seen = self._convolve(x, self.weight, self.bias, **self.settings).relu()
-        return seen.mean(tuple(range(2, seen.ndim))).mean(0, keepdim=True)
+        # onnxruntime pools in the layout of its convolutions, but takes no mean in it.
+        flat = seen.ndim == 4
+        mean = nn.functional.avg_pool2d(seen, seen.shape[2:]).flatten(1) if flat else seen.flatten(2).mean(2)
+        return mean if len(mean) == 1 else mean.mean(0, keepdim=True)
 
 
 def first_convolution(captured: Capture, trunk: Collection[fx.Node]) -> fx.Node | None:

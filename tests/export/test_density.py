@@ -205,6 +205,39 @@ def test_light_and_noise_that_pooling_hides_are_far_from_known_pictures(networks
         assert np.median(score(network, density, values)) > np.quantile(known, 0.95), what
 
 
+class Lens(nn.Module):
+    """What a camera takes, uint8 [24, 24, 3], or the same as numbers, for a `Camera`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.camera = Camera()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.camera(frames.permute(0, 3, 1, 2).float() / 255)
+
+
+def test_a_cameras_picture_in_somewhat_other_light_is_known_although_the_light_never_changed(
+    networks: Callable[..., Any],
+):
+    taken = np.rint(100 + 5 * pictures(360).transpose(0, 1, 3, 4, 2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Lens().eval()
+    as_pictures, as_numbers = (taken[:300].astype(kind) for kind in (np.uint8, np.float32))
+    (camera, _), (numbers, _) = (networks(model, (torch.from_numpy(known[0]),)) for known in (as_pictures, as_numbers))
+    of_pictures = fit_density(camera, frames_of(as_pictures), "regression")
+    of_numbers = fit_density(numbers, frames_of(as_numbers), "regression")
+
+    def lit(network: Any, density: nn.Module, kind: type, gain: float) -> float:
+        """The median score in this light."""
+        return float(np.median(score(network, density, np.rint(gain * taken[300:]).astype(kind))))
+
+    for gain in (0.85, 1.18):
+        assert lit(camera, of_pictures, np.uint8, gain) < 3.0
+        assert lit(numbers, of_numbers, np.float32, gain) > 30.0
+    assert lit(camera, of_pictures, np.uint8, 0.4) > 10.0
+
+
 def test_of_a_regression_only_the_picture_counts_of_classes_both(networks: Callable[..., Any]):
     network, frames = built(networks), frames_of(pictures(120), np.arange(120) % 3)
     regression, classes = fit_density(network, frames, "regression"), fit_density(network, frames, "classification")

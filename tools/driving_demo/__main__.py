@@ -34,7 +34,7 @@ from tables import DRIVE_HEAD, LATENCY_HEAD, drive_cells, latency_cells, summari
 WEATHER = {"fog": 0.75, "night": 0.7, "snow": 0.7}
 _FIRST_SEED = 6_000
 _SUDDEN_S = 0.02
-_QUICK = CarRacingConfig(selection_drives=(12, 200), calibration_drives=(16, 250), test_drives=(3, 200))
+_QUICK = CarRacingConfig(selection_drives=(24, 100), calibration_drives=(32, 125), test_drives=(3, 200))
 
 
 def main() -> int:

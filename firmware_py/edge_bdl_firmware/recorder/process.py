@@ -196,12 +196,13 @@ def _record(destination: Destination, sockets: Path, config: RecorderConfig, *, 
 
 
 def _receive(inbox: Inbox, recorder: Recorder, timeout_s: float) -> bool:
-    """Take the next message, if one comes in time."""
+    """Take the next message, if one comes in time; whether anything came, what is none of ours too."""
+    refused = inbox.refused
     message = inbox.receive(timeout_s)
     recorder.refused = inbox.refused
     if message is not None:
         recorder.take(time.monotonic_ns(), message)
-    return message is not None
+    return message is not None or inbox.refused > refused
 
 
 class _Asked:
