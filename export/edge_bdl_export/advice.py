@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from edge_bdl.findings import Flops
 from edge_bdl.manifest import Bank, Selection
 from edge_bdl_export.choose import Chosen
-from edge_bdl_export.cut import MemberAxis
 from edge_bdl_export.draws import POOL, StateDict
 from edge_bdl_export.forms.moments.head import MomentHead
 from edge_bdl_export.frames import CalibrationFrames
 from edge_bdl_export.given import Given
 from edge_bdl_export.graphs import Network
+from edge_bdl_export.member_axis import MemberAxis
 from edge_bdl_export.work import work
 
 _SHALLOW_TRUNK = 0.5

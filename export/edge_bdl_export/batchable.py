@@ -1,7 +1,8 @@
 """Make a head batchable: operators that ``torch.func.vmap`` has no rule for, written as operators that it has.
 
-Without a rule vmap runs an operator once per member, and some of its rules do not survive the translation to ONNX. The
-trunk keeps its operators as they are, for engines fuse them.
+Without a rule vmap runs an operator once per member, and some of its rules do not survive the translation to ONNX. A
+shape that was written down for one example takes any number of them. The trunk keeps its operators as they are, for
+engines fuse them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ def batchable(head: fx.GraphModule) -> fx.GraphModule:
     """The same head, changed in place, without operators that cannot be batched well."""
     for node in head.graph.nodes:
         node.target = _RULES.get(node.target, node.target)
+        if node.target is _RESHAPE and "val" in node.meta and node.meta["val"].shape[:1] == (1,):
+            node.args = (node.args[0], [-1, *node.meta["val"].shape[1:]])
     head.recompile()
     return head
 
@@ -65,10 +68,12 @@ def _attention(
     return plain(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa)[0]
 
 
+_RESHAPE = torch.ops.aten.reshape.default
 _RULES = {
     torch.ops.aten._native_batch_norm_legit_no_training.default: _batch_norm,
     torch.ops.aten.prelu.default: _prelu,
     # A view presumes strides, and what is batched or written anew may have others.
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.view.default: _RESHAPE,
+    torch.ops.aten._unsafe_view.default: _RESHAPE,
     torch.ops.aten.scaled_dot_product_attention.default: _attention,
 }

@@ -7,8 +7,7 @@ side uses it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -237,80 +236,3 @@ class _Part:
         """All that was written, with this result."""
         self.graph.output(result)
         return fx.GraphModule(self._root, self.graph).eval()
-
-
-class MemberAxis(nn.Module):
-    """A head with the member axis S in front: ``(*boundary, *members [S, ...]) -> [S, ...]``.
-
-    The axis comes from ``torch.func.vmap`` over the members, so that a head with any layout of its own batch axis stays
-    right. A head that vmap cannot batch runs once per member.
-    """
-
-    def __init__(self, head: nn.Module, boundary: int, batched: bool = True) -> None:
-        super().__init__()
-        self.head = head
-        self.boundary = boundary
-        self.batched = batched
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """Outputs of all members, [S, *output]."""
-        boundary, members = tensors[: self.boundary], tensors[self.boundary :]
-        if self.batched:
-            return torch.func.vmap(lambda *member: self.head(*boundary, *member))(*members)
-        count = members[0].shape[0]
-        return torch.stack([self.head(*boundary, *(member[i] for member in members)) for i in range(count)])
-
-
-class Holding(nn.Module):
-    """A head with a member axis that holds the members itself: ``(*boundary) -> [S, *output]``.
-
-    Args:
-        axis: The head.
-        members: Of each member input, [S, ...].
-    """
-
-    def __init__(self, axis: MemberAxis, members: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.axis = axis
-        for i, values in enumerate(members):
-            self.register_buffer(f"members_{i}", values)
-
-    def forward(self, *boundary: Tensor) -> Tensor:
-        """Outputs of all members."""
-        return self.axis(*boundary, *self._buffers.values())  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _fallback(allowed: bool) -> Iterator[None]:
-    """Whether vmap may run an operator that it has no rule for once per member."""
-    functorch = torch._C._functorch
-    before = functorch._is_vmap_fallback_enabled()
-    functorch._set_vmap_fallback_enabled(before and allowed)
-    try:
-        yield
-    finally:
-        functorch._set_vmap_fallback_enabled(before)
-
-
-def member_axis(
-    head: nn.Module, boundary: Sequence[Tensor], members: Sequence[Tensor], strict: bool = False
-) -> MemberAxis:
-    """``head`` with a member axis: batched by vmap where that works and agrees with the loop, else looped.
-
-    Args:
-        head: One member's head.
-        boundary: Example boundary tensors.
-        members: Example members, each [S, ...].
-        strict: Loop also where vmap itself would run an operator once per member, for it has no rule.
-    """
-    looped = MemberAxis(head, len(boundary), batched=False)
-    batched = MemberAxis(head, len(boundary), batched=True)
-    with torch.no_grad():
-        expected = looped(*boundary, *members)
-        try:
-            with _fallback(not strict):
-                actual = batched(*boundary, *members)
-        except RuntimeError:
-            return looped
-    close = torch.allclose(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()) + 1e-12)
-    return batched if close else looped

@@ -6,8 +6,7 @@ Bishop 1999): full variances in the leading directions, one shrunk variance in a
 
 Which features: what the network's first convolution sees of a picture, and, where there are classes or no convolution,
 those that the stochastic part of the network reads. The score is the larger of the two. Known is a camera's picture in
-somewhat other light too, for the sun moves: else a simulated camera, whose light never changes, would be alarmed by what
-nobody sees.
+somewhat other light too, for the sun moves: else what was recorded in one light would be alarmed by what nobody sees.
 
 In the graph each is one product with a whitening matrix and a sum of squares: on small networks every further operator
 costs more than its arithmetic.

@@ -30,8 +30,9 @@ from edge_bdl.manifest import (
     VARIANCE_OUTPUT,
     StochasticInput,
 )
-from edge_bdl_export.cut import Cut, Holding, MemberAxis, member_axis
+from edge_bdl_export.cut import Cut
 from edge_bdl_export.density import Density
+from edge_bdl_export.member_axis import Holding, MemberAxis, member_axis
 
 # What an input of the model cannot be called, because the graphs call something else so.
 _RESERVED = re.compile(
@@ -92,7 +93,7 @@ class Network:
         generator = torch.Generator().manual_seed(0)
         probe = [torch.rand(2, *item.shape, generator=generator) for item in inputs]
         batched = member_axis(self.parts.head, self.boundary, probe, strict=self._weights)
-        return MemberAxis(self.parts.head, batched.boundary, batched=False) if self.parts.unbanked else batched
+        return MemberAxis(self.parts.head, batched.boundary, "loop") if self.parts.unbanked else batched
 
     def with_parts(self, parts: Cut) -> Network:
         """The same network of other parts with the same borders."""
@@ -100,7 +101,7 @@ class Network:
         other.parts = parts
         other.boundary, other.features = other.trunk(self.frame)
         if isinstance(self.head, MemberAxis):
-            other.head = MemberAxis(parts.head, self.head.boundary, self.head.batched)
+            other.head = MemberAxis(parts.head, self.head.boundary, self.head.way)
         return other
 
     @property

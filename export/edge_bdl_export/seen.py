@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_bdl_export.cut import MemberAxis, member_axis
 from edge_bdl_export.fidelity import Reading, statistics
 from edge_bdl_export.frames import CalibrationFrames
 from edge_bdl_export.graphs import Network
+from edge_bdl_export.member_axis import MemberAxis, member_axis
 from edge_bdl_export.proof.subject import tensors
 
 Members = Mapping[str, NDArray[np.float32]]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import StochasticInput, Task
-from edge_bdl_export.cut import MemberAxis
 from edge_bdl_export.fidelity import Reading, divergence, epistemic, prefix_means, statistics
+from edge_bdl_export.member_axis import MemberAxis
 from edge_bdl_export.seen import frame_axis
 
 Keep = Mapping[str, NDArray[np.bool_]]

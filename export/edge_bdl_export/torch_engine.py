@@ -12,9 +12,9 @@ from torch import Tensor
 
 from edge_bdl.engines.base import Array, Arrays, Graph, GraphName, Held
 from edge_bdl.manifest import DENSITY_OUTPUT
-from edge_bdl_export.cut import MemberAxis
 from edge_bdl_export.density import Density
 from edge_bdl_export.graphs import Network
+from edge_bdl_export.member_axis import MemberAxis
 from edge_bdl_export.proof.subject import tensors
 
 

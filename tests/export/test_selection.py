@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from edge_bdl import sampling
 from edge_bdl.errors import ExportError
 from edge_bdl.manifest import Bank
-from edge_bdl_export.cut import MemberAxis
 from edge_bdl_export.fidelity import Reading, divergence, epistemic, prefix_means, statistics
+from edge_bdl_export.member_axis import MemberAxis
 from edge_bdl_export.members import balanced
 from edge_bdl_export.selection import Target, error, select
 
@@ -101,7 +101,7 @@ def test_training_that_comes_no_closer_than_the_start_gives_nothing(networks: Ca
 
 def test_a_head_that_runs_member_by_member_is_selected_too(networks: Callable[..., Any]):
     stage = Stage(networks, READINGS[0])
-    looped = MemberAxis(stage.network.axis.head, 1, batched=False)
+    looped = MemberAxis(stage.network.axis.head, 1, "loop")
     gain = np.log(stage.unseen(stage.select(steps=50, axis=looped)) / stage.unseen(stage.start)).mean()
     assert gain < np.log(0.8)
 

@@ -44,7 +44,7 @@ def row(method: str, members: int, **settings: object) -> Row:
 @pytest.fixture(scope="module")
 def every_method() -> dict[str, list[Row]]:
     train, test, outside = stripes(200, 0), stripes(50, 1), outsiders(50)
-    known = contenders(12, 4, 4)
+    known = contenders(30, 4, 4)
     return {
         each.label: judged(each, posterior, train, test, outside, 0)
         for each, posterior in fitted(known, train, batch_size=50, seed=0)
@@ -77,7 +77,7 @@ def test_disagreement_needs_two_and_density_is_the_same_for_all_numbers(every_me
 
 def test_fewer_members_are_the_first_of_more(every_method: dict[str, list[Row]]) -> None:
     train, test = stripes(200, 0), stripes(50, 1)
-    ((each, posterior),) = fitted(contenders(12, 4, 4)[1:2], train, batch_size=50, seed=0)
+    ((each, posterior),) = fitted(contenders(30, 4, 4)[1:2], train, batch_size=50, seed=0)
     assert each.label == "dropout"
     logits = posterior.predict(test[0], 32, torch.Generator().manual_seed(0))
     for row_ in every_method["dropout"][1:]:

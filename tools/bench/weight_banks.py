@@ -26,9 +26,10 @@ from edge_bdl.engines import Engine, open_engine
 from edge_bdl.verification import TOLERANCE
 from edge_bdl_export import export
 from edge_bdl_export.capture import capture
-from edge_bdl_export.cut import Holding, MemberAxis, cut
+from edge_bdl_export.cut import cut
 from edge_bdl_export.forms import weight_bank
 from edge_bdl_export.graphs import Graph, Network
+from edge_bdl_export.member_axis import Holding, MemberAxis
 from edge_bdl_export.write_onnx import write_onnx
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from interleaved import interleaved

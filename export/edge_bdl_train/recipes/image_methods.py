@@ -39,8 +39,10 @@ from edge_bdl_train.recipes.images import lenet
 
 POINT = "point"
 MOST_MEMBERS = 32
-_RATE = 0.5  # of Gal and Ghahramani 2016 (arXiv 1506.02142, section 5.2); theirs is before the last layer alone
-_HEAD = ("7", "9")  # the linear layers of ``lenet``
+# LeNet's own widths (LeCun et al. 1998), which saw pictures of 32 x 32 pixels; dropout before each linear layer.
+_CHANNELS, _HIDDEN, _PADDING = (6, 16), (120, 84), 2
+_RATE = 0.3
+_HEAD = ("7", "9", "11")  # the linear layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,11 @@ def fitted(
     start: nn.Module | None = None
 
     def build(each: ImageContender, rate: float) -> nn.Module:
-        return copy.deepcopy(start) if each.tunes and start is not None else lenet((rate, rate))
+        return (
+            copy.deepcopy(start)
+            if each.tunes and start is not None
+            else lenet([rate] * len(_HEAD), _CHANNELS, _HIDDEN, _PADDING)
+        )
 
     for each in chosen:
         posterior = each.fit(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +15,7 @@ from edge_bdl_train.fit import Data
 from edge_bdl_train.methods.dropout import DropoutPosterior, dropout_posterior
 from edge_bdl_train.posterior import Posterior
 
-_CHANNELS, _KERNEL, _PATCHES = (16, 32), 5, 16
+_SIDE, _KERNEL = 28, 5
 
 
 def pixels(images: NDArray[np.uint8], white: float = 1.0) -> Tensor:
@@ -36,31 +39,35 @@ def few(data: Data, count: int | None, generator: torch.Generator) -> Data:
 
 
 def lenet(
-    rates: tuple[float, float] = (0.0, 0.0), channels: tuple[int, int] = _CHANNELS, hidden: int = 128
+    rates: Sequence[float] = (0.0, 0.0),
+    channels: tuple[int, int] = (16, 32),
+    hidden: Sequence[int] = (128,),
+    padding: int = 0,
 ) -> nn.Sequential:
-    """Two convolutions and two linear layers, as in LeNet (LeCun et al. 1998): [N, 1, 28, 28] -> logits [N, 10].
+    """Two convolutions and a few linear layers, as in LeNet (LeCun et al. 1998): [N, 1, 28, 28] -> logits [N, 10].
 
     Args:
-        rates: of dropout before either linear layer; no module where it is 0.
+        rates: of dropout before each linear layer; no module where it is 0.
         channels: of the convolutions, 5 x 5 with max pooling after.
         hidden: units between the linear layers.
+        padding: pixels around the image.
     """
     one, other = channels
-    before, between = ([nn.Dropout(rate)] if rate > 0.0 else [] for rate in rates)
-    return nn.Sequential(
-        nn.Conv2d(1, one, _KERNEL),
+    side = ((_SIDE + 2 * padding - _KERNEL + 1) // 2 - _KERNEL + 1) // 2
+    widths = (side * side * other, *hidden, CLASSES)
+    layers: list[nn.Module] = [
+        nn.Conv2d(1, one, _KERNEL, padding=padding),
         nn.MaxPool2d(2),
         nn.ReLU(),  # of a quarter of the pixels, and the same as before the pooling
         nn.Conv2d(one, other, _KERNEL),
         nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Flatten(),
-        *before,
-        nn.Linear(_PATCHES * other, hidden),
-        nn.ReLU(),
-        *between,
-        nn.Linear(hidden, CLASSES),
-    )
+    ]
+    for (before, after), rate in zip(pairwise(widths), rates, strict=True):
+        layers += [nn.Dropout(rate)] if rate > 0.0 else []
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def after_trunk(posterior: Posterior, x: Tensor, n: int, generator: torch.Generator) -> Tensor:

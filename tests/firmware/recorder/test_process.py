@@ -305,12 +305,16 @@ def test_what_is_no_message_of_ours_is_counted(
 ) -> None:
     path = tmp_path / "all.mcap"
     recorder = start_recorder("--continuous", str(path), "--json")
+    # Asleep, it finds the signal before what was sent before it.
+    os.kill(recorder.process.pid, signal.SIGSTOP)
     for junk in (b"", b"junk", b"\xc1"):
         outbox._socket.sendto(junk, outbox.path)
     send(Heartbeat(now_s=1.0))
-    _, out, _ = recorder.end(signal.SIGTERM)
+    os.kill(recorder.process.pid, signal.SIGTERM)
+    _, out, _ = recorder.end(signal.SIGCONT)
     assert json.loads(out)["refused"] == 3
     assert Log(path).metadata["refused"] == "3"
+    assert len(Log(path).messages) == 1
 
 
 def test_a_recorder_that_hangs_holds_nobody_up(tmp_path: Path, start_recorder: Start, outbox: Outbox) -> None:
