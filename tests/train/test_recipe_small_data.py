@@ -38,7 +38,8 @@ def test_training_takes_as_many_steps_however_many_images_there_are(images: int,
 
 @pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="no Fashion-MNIST; apt install dataset-fashion-mnist")
 def test_a_short_run_learns_more_from_more_and_leaves_its_table_and_its_plot(tmp_path: Path) -> None:
-    study = SmallDataStudy(SmallDataConfig(sizes=(20, 500), methods=("dropout",), steps=150, members=4, test_images=500))
+    config = SmallDataConfig(sizes=(20, 500), methods=("dropout",), steps=150, members=4, test_images=500)
+    study = SmallDataStudy(config)
     figures = study.record(tmp_path)
     points = msgspec.json.decode((tmp_path / TABLE_FILE).read_bytes(), type=list[Point])
     assert figures == figures_of(points)
