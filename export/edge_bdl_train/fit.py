@@ -143,10 +143,22 @@ class GradientTrainee(Trainee):
         return self.likelihood.loss(self.network(x), y).mean() + self.penalty() / self.n_data
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """One step down the loss."""
+        """One step down the loss.
+
+        Raises:
+            InputError: a minibatch of one row, where a batch norm needs several.
+        """
         # Dropout knows only torch's global generator.
         with lent(self._generator):
-            loss = self.loss(x, y)
+            try:
+                loss = self.loss(x, y)
+            except ValueError as error:
+                if len(x) > 1:
+                    raise
+                raise InputError(
+                    f"a minibatch has one row, of which this network can learn nothing ({error}): choose a batch_size "
+                    f"that leaves more than one of {self.n_data} rows for the last"
+                ) from error
         self._optimiser.zero_grad()
         loss.backward()
         if self._clip_norm is not None:

@@ -102,6 +102,13 @@ def test_a_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
         fit(Recorder(loss), (X, X), epochs=1, batch_size=2, generator=seeded(0))
 
 
+def test_a_row_left_alone_is_refused_where_a_batch_norm_needs_several() -> None:
+    normed = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+    with pytest.raises(InputError, match=r"a minibatch has one row.*leaves more than one of 10 rows"):
+        fit(trainee_of(normed), (X, X), epochs=1, batch_size=3, generator=seeded(0))
+    fit(trainee_of(nn.Linear(1, 1)), (X, X), epochs=1, batch_size=3, generator=seeded(0))
+
+
 def test_ordered_batches_can_be_counted() -> None:
     assert len(Batches((X, X), 4)) == 3
 
