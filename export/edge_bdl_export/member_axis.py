@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 Way = Literal["examples", "vmap", "loop"]
 
@@ -89,7 +89,8 @@ def member_axis(
         strict: Loop also where vmap itself would run an operator once per member, for it has no rule.
     """
     looped = MemberAxis(head, len(boundary), "loop")
-    ways: tuple[Way, ...] = ("examples", "vmap") if all(member.shape[1:2] == (1,) for member in members) else ("vmap",)
+    as_examples = all(member.shape[1:2] == (1,) for member in members) and not _recurrent(head)
+    ways: tuple[Way, ...] = ("examples", "vmap") if as_examples else ("vmap",)
     with torch.no_grad():
         expected = looped(*boundary, *members)
         for way in ways:
@@ -103,3 +104,15 @@ def member_axis(
             if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=tolerance):
                 return axis
     return looped
+
+
+def _recurrent(head: nn.Module) -> bool:
+    """Whether there is a recurrent layer: its state was written down for one example, and torch reads past its end."""
+    names = (
+        str(node.target)
+        for module in head.modules()
+        if isinstance(module, fx.GraphModule)
+        for node in module.graph.nodes
+        if node.op == "call_function"
+    )
+    return any(kind in name for name in names for kind in ("lstm", "gru", "rnn"))

@@ -71,3 +71,23 @@ def test_of_a_network_whose_shapes_were_written_down_for_one_example_members_are
     boundary = parts.trunk(frame)[: len(parts.boundary)]
     members = [torch.rand(2, *item.shape) for item in posterior.inputs]
     assert member_axis(parts.head, boundary, members).way == "examples"
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_members_are_no_examples_to_a_recurrent_layer_whose_state_is_of_one(layer: type[nn.RNNBase]):
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.layer, self.last = nn.Dropout(0.3), layer(4, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layer(self.drop(x))[0][:, -1])
+
+    model, frame = Sequences().eval(), torch.rand(1, 6, 4)
+    captured = capture(model, (frame,))
+    posterior = mask_bank.posterior(model, captured, ())
+    parts = cut(captured, posterior.stochastic)
+    members = [torch.rand(2, *item.shape) for item in posterior.inputs]
+    assert all(member.shape[1] == 1 for member in members)
+    axis = member_axis(parts.head, parts.trunk(frame)[: len(parts.boundary)], members)
+    assert axis.way != "examples"
