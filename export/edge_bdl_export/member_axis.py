@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Literal
 
 import torch
@@ -96,7 +97,8 @@ def member_axis(
         for way in ways:
             axis = MemberAxis(head, len(boundary), way)
             try:
-                with _fallback(not strict):
+                # A written graph that fails prints where, before it raises.
+                with _fallback(not strict), redirect_stderr(io.StringIO()):
                     actual = axis(*boundary, *members)
             except (RuntimeError, IndexError):
                 continue
