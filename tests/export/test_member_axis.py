@@ -94,16 +94,8 @@ def test_members_are_no_examples_to_a_recurrent_layer_whose_state_is_of_one(laye
 
 
 def test_a_way_that_does_not_work_is_passed_over_in_silence(capfd: pytest.CaptureFixture[str]):
-    class Joined(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.drop, self.last = nn.Dropout(0.3), nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.cat([x, self.drop(x)], 1))
-
-    model, frame = Joined().eval(), torch.rand(1, 4)
+    model, frame = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2)).eval(), torch.rand(1, 4)
     captured = capture(model, (frame,))
     parts = cut(captured, mask_bank.posterior(model, captured, ()).stochastic)
-    assert member_axis(parts.head, [frame], [torch.rand(2, 1, 4)]).way == "vmap"
+    assert member_axis(parts.head, [torch.rand(3, 4)], [torch.rand(2, 1, 4)]).way == "vmap"
     assert capfd.readouterr() == ("", "")
