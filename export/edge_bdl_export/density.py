@@ -55,6 +55,7 @@ def fit_density(network: Network, frames: CalibrationFrames, task: Task) -> Dens
         return None
     known = frames.thinned(_MOST_FRAMES)
     picture = network.parts.picture
+    deeper = picture is None or task == "classification"
     generator = np.random.default_rng(0)
     seen: list[Tensor] = []
     deep: list[Tensor] = []
@@ -63,31 +64,25 @@ def fit_density(network: Network, frames: CalibrationFrames, task: Task) -> Dens
         if picture is not None:
             seen.append(picture(features[0]))
             features = features[1:]
-        deep.append(pool(features))
-        if picture is not None and _has_pictures(frame):
-            seen.append(picture(_features(network, _in_other_light(frame, generator))[0]))
-    of_picture = None if picture is None else FeatureDensity(torch.cat(seen))
-    if picture is not None and task != "classification":
-        return Density(picture, of_picture, None)
-    return Density(picture, of_picture, FeatureDensity(torch.cat(deep), _classes(known, task)))
+            if lit := in_other_light(frame, generator):
+                seen.append(picture(_features(network, {**frame, **lit})[0]))
+        if deeper:
+            deep.append(pool(features))
+    of_picture = FeatureDensity(torch.cat(seen)) if seen else None
+    return Density(picture, of_picture, FeatureDensity(torch.cat(deep), _classes(known, task)) if deeper else None)
 
 
 def _features(network: Network, frame: Mapping[str, NDArray[Any]]) -> tuple[Tensor, ...]:
     return network.trunk(tuple(torch.from_numpy(np.array(value)) for value in frame.values()))[1]
 
 
-def _has_pictures(frame: Mapping[str, NDArray[Any]]) -> bool:
-    return any(takes_pictures(value.shape, value.dtype.name) for value in frame.values())
-
-
-def _in_other_light(frame: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """The frame with its pictures lighter or darker."""
+def in_other_light(frame: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """The pictures among a frame's inputs, all by as much lighter or darker."""
     gain = math.exp(generator.uniform(-_OTHER_LIGHT, _OTHER_LIGHT))
     return {
         name: np.clip(np.rint(value * gain), 0, 255).astype(value.dtype)
-        if takes_pictures(value.shape, value.dtype.name)
-        else value
         for name, value in frame.items()
+        if takes_pictures(value.shape, value.dtype.name)
     }
 
 

@@ -63,7 +63,8 @@ class Holding(nn.Module):
 
     def forward(self, *boundary: Tensor) -> Tensor:
         """Outputs of all members."""
-        return self.axis(*boundary, *self._buffers.values())  # type: ignore[no-any-return]
+        outputs: Tensor = self.axis(*boundary, *self._buffers.values())
+        return outputs
 
 
 @contextmanager
@@ -94,6 +95,7 @@ def member_axis(
     ways: tuple[Way, ...] = ("examples", "vmap") if as_examples else ("vmap",)
     with torch.no_grad():
         expected = looped(*boundary, *members)
+        tolerance = 1e-5 * float(expected.abs().max()) + 1e-12
         for way in ways:
             axis = MemberAxis(head, len(boundary), way)
             try:
@@ -102,7 +104,6 @@ def member_axis(
                     actual = axis(*boundary, *members)
             except (RuntimeError, IndexError):
                 continue
-            tolerance = 1e-5 * float(expected.abs().max()) + 1e-12
             if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=tolerance):
                 return axis
     return looped

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_bdl_export.capture import capture
-from edge_bdl_export.cut import cut
-from edge_bdl_export.forms import mask_bank
 from edge_bdl_export.member_axis import MemberAxis, member_axis
 
 
@@ -63,18 +61,15 @@ def test_a_head_gets_it_the_cheapest_way_that_is_right(name: str):
     ],
 )
 def test_of_a_network_whose_shapes_were_written_down_for_one_example_members_are_examples(
-    model: nn.Module, frame: Tensor
+    model: nn.Module, frame: Tensor, networks: Callable[..., Any]
 ):
-    captured = capture(model.eval(), (frame,))
-    posterior = mask_bank.posterior(model, captured, ())
-    parts = cut(captured, posterior.stochastic)
-    boundary = parts.trunk(frame)[: len(parts.boundary)]
-    members = [torch.rand(2, *item.shape) for item in posterior.inputs]
-    assert member_axis(parts.head, boundary, members).way == "examples"
+    assert networks(model.eval(), (frame,))[0].axis.way == "examples"
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
-def test_members_are_no_examples_to_a_recurrent_layer_whose_state_is_of_one(layer: type[nn.RNNBase]):
+def test_members_are_no_examples_to_a_recurrent_layer_whose_state_is_of_one(
+    layer: type[nn.RNNBase], networks: Callable[..., Any]
+):
     class Sequences(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -83,19 +78,15 @@ def test_members_are_no_examples_to_a_recurrent_layer_whose_state_is_of_one(laye
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.layer(self.drop(x))[0][:, -1])
 
-    model, frame = Sequences().eval(), torch.rand(1, 6, 4)
-    captured = capture(model, (frame,))
-    posterior = mask_bank.posterior(model, captured, ())
-    parts = cut(captured, posterior.stochastic)
-    members = [torch.rand(2, *item.shape) for item in posterior.inputs]
-    assert all(member.shape[1] == 1 for member in members)
-    axis = member_axis(parts.head, parts.trunk(frame)[: len(parts.boundary)], members)
-    assert axis.way != "examples"
+    network, posterior = networks(Sequences().eval(), (torch.rand(1, 6, 4),))
+    assert all(item.shape[0] == 1 for item in posterior.inputs)
+    assert network.axis.way != "examples"
 
 
-def test_a_way_that_does_not_work_is_passed_over_in_silence(capfd: pytest.CaptureFixture[str]):
-    model, frame = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2)).eval(), torch.rand(1, 4)
-    captured = capture(model, (frame,))
-    parts = cut(captured, mask_bank.posterior(model, captured, ()).stochastic)
-    assert member_axis(parts.head, [torch.rand(3, 4)], [torch.rand(2, 1, 4)]).way == "vmap"
+def test_a_way_that_does_not_work_is_passed_over_in_silence(
+    networks: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+):
+    network, _ = networks(nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 2)).eval(), (torch.rand(1, 4),))
+    capfd.readouterr()
+    assert member_axis(network.parts.head, [torch.rand(3, 4)], [torch.rand(2, 1, 4)]).way == "vmap"
     assert capfd.readouterr() == ("", "")

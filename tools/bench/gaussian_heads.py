@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from edge_bdl_train.models.lenet import LeNet
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.models.resnet8 import ResNet8
 from edge_bdl_train.preprocess import Preprocess
+from interleaved import interleaved
 
 _SAMPLES = (16, 1000)
 
@@ -92,14 +92,8 @@ def _row(bundle: Bundle, engine: str, rounds: int) -> str:
     runtime, golden = Runtime.open(bundle, engine), bundle.golden()
     frames = [{spec.name: golden[f"input.{spec.name}"][i] for spec in bundle.manifest.inputs} for i in range(3)]
     graphs = [runtime.engine.graph("det"), runtime.engine.graph("fused")]
-    took = np.empty((rounds, 2))
-    for number in range(-rounds // 10, rounds):
-        frame = frames[number % 3]
-        for column in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
-            graphs[column].run(frame)
-            took[number, column] = time.perf_counter() - start
-    det_s, fused_s = np.median(took, axis=0)
+    calls = [lambda graph=graph: graph.run(frames[0]) for graph in graphs]
+    det_s, fused_s = np.median(interleaved(calls, rounds), axis=0)
     overheads = " | ".join(f"{_overhead_us(runtime, frames, samples):.0f}" for samples in _SAMPLES)
     total = bundle.manifest.flops.total
     head = bundle.manifest.gaussian

@@ -25,6 +25,7 @@ from edge_bdl.sampling import Members
 from edge_bdl_export import export
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.preprocess import Preprocess
+from interleaved import interleaved
 
 
 def main() -> None:
@@ -67,8 +68,9 @@ def _latency(name: str, bundle: Path, seconds: float) -> None:
 
 
 def _density(with_density: Path, without: Path, rounds: int = 3000) -> None:
-    print("\n### What the density costs\n\n| engine | n | with, p50 ms | without, p50 ms | T_det ms | share of T_det |")
-    print("|---|---|---|---|---|---|")
+    print("\n### What the density costs\n")
+    print("| engine | n | with, p50 ms | without, p50 ms | T_det ms | share of T_det | R(16) |")
+    print("|---|---|---|---|---|---|---|")
     for engine in ("onnxruntime", "tflite"):
         calls, outputs = [], []
         for path in (with_density, without):
@@ -83,14 +85,11 @@ def _density(with_density: Path, without: Path, rounds: int = 3000) -> None:
         outputs = [call() for call in calls]
         assert "density" in outputs[0]
         assert "density" not in outputs[1]
-        took = np.empty((rounds, len(calls)))
-        for row in took:
-            for column, call in enumerate(calls):
-                start = time.perf_counter()
-                call()
-                row[column] = time.perf_counter() - start
-        scored, plain, det_ms = np.median(took, axis=0) * 1e3
-        print(f"| {engine} | {rounds} | {scored:.4f} | {plain:.4f} | {det_ms:.4f} | {(scored - plain) / det_ms:+.1%} |")
+        scored, plain, det_ms = np.median(interleaved(calls, rounds), axis=0) * 1e3
+        print(
+            f"| {engine} | {rounds} | {scored:.4f} | {plain:.4f} | {det_ms:.4f} | {(scored - plain) / det_ms:+.1%} "
+            f"| {scored / det_ms:.3f} |"
+        )
 
 
 def _sizes(model: nn.Module, example: np.ndarray, here: Path) -> None:

@@ -140,11 +140,9 @@ def fitted(
     start: nn.Module | None = None
 
     def build(each: ImageContender, rate: float) -> nn.Module:
-        return (
-            copy.deepcopy(start)
-            if each.tunes and start is not None
-            else lenet([rate] * len(_HEAD), _CHANNELS, _HIDDEN, _PADDING)
-        )
+        if each.tunes and start is not None:
+            return copy.deepcopy(start)
+        return lenet([rate] * len(_HEAD), _CHANNELS, _HIDDEN, _PADDING)
 
     for each in chosen:
         posterior = each.fit(
