@@ -50,7 +50,8 @@ class ReferenceEngine:
         if name not in self._graphs:
             path = graph_file(self._folder, f"{name}.onnx", self.name)
             try:
-                self._graphs[name] = ReferenceGraph(self._evaluator.ReferenceEvaluator(str(path)), name)
+                evaluator = self._evaluator.ReferenceEvaluator(str(path), new_ops=[_grouped_conv_transpose()])
+                self._graphs[name] = ReferenceGraph(evaluator, name)
             except Exception as error:
                 raise failure(self.name, f"load {path.name}", error) from error
         return self._graphs[name]
@@ -87,6 +88,20 @@ class ReferenceGraph:
         for name, array in arrays.items():
             if self._specs.get(name) != (array.shape, array.dtype):
                 raise mismatch("reference", self._name, name, array)
+
+
+def _grouped_conv_transpose() -> Any:
+    """ConvTranspose as onnx has it, group by group: its own loop over groups takes wrong weights (onnx 1.23)."""
+    module = require("onnx.reference.ops.op_conv_transpose", "reference", "to evaluate ONNX graphs by definition")
+
+    class ConvTranspose(module.ConvTranspose):  # type: ignore[misc,name-defined]
+        def _run(self, x: Array, w: Array, b: Array | None = None, group: int = 1, **settings: Any) -> tuple[Array]:
+            biases = [None] * group if b is None else np.split(b, group)
+            parts = zip(np.split(x, group, axis=1), np.split(w, group), biases, strict=True)
+            run = super()._run
+            return (np.concatenate([run(*part, group=1, **settings)[0] for part in parts], axis=1),)
+
+    return ConvTranspose
 
 
 def _shape_and_dtype(spec: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -165,6 +165,8 @@ def export(
     model = copy.deepcopy(given.model).cpu().eval()
     example = as_tensors(example_input)
     check_dtypes(example, formats)
+    if given.adapter is not None:
+        given.adapter.check(example)
     captured = capture(model, example, deterministic)
     reading = Reading(task, class_axis if task == "classification" else None)
     output = output_spec(captured, reading)

@@ -181,6 +181,110 @@ def test_a_deep_ensemble_s_models_are_its_members(
     torch.testing.assert_close(ours[:, 0], model(X), rtol=1e-5, atol=1e-6)
 
 
+# --- Packed-Ensembles: each member is a network of its own ------------------------------------------------------------
+
+PACK = {"alpha": 2, "num_estimators": 4}
+FIRST, LAST = {"first": True}, {"last": True}
+
+
+def packed(layers: Any) -> nn.Module:
+    return nn.Sequential(
+        nn.BatchNorm2d(12), layers.PackedConv2d(12, 4, 3, **PACK, **FIRST), nn.BatchNorm2d(8), nn.ReLU(),
+        layers.PackedConvTranspose2d(4, 8, 2, bias=False, minimum_channels_per_group=1, gamma=2, **PACK), nn.ReLU(),
+        nn.Flatten(), layers.PackedLinear(200, 8, gamma=2, **PACK), nn.BatchNorm1d(16), nn.ReLU(),
+        layers.PackedLinear(8, 3, **PACK, **LAST),
+    )  # fmt: skip
+
+
+PACKED: dict[str, tuple[Callable[[Any], nn.Module], Tensor]] = {
+    "all kinds": (packed, X),
+    "one layer": (lambda m: m.PackedLinear(6, 3, **PACK, **FIRST, **LAST), X[:, 0, 0]),
+    "three dimensions": (
+        lambda m: nn.Sequential(
+            m.PackedConv3d(1, 8, 3, **PACK, **FIRST),
+            m.PackedConv3d(8, 2, 2, groups=2, padding=1, padding_mode="replicate", **PACK, **LAST),
+        ),
+        X[:, None, :4, :4, :4],
+    ),
+    "a sequence": (
+        lambda m: nn.Sequential(
+            m.PackedConv1d(12, 4, 3, **PACK, **FIRST), m.PackedConv1d(4, 2, 2, bias=False, **PACK, **LAST)
+        ),
+        X[:, :, 0],
+    ),
+    "transposed first": (
+        lambda m: nn.Sequential(
+            m.PackedConvTranspose2d(12, 4, 3, **PACK, **FIRST), m.PackedConvTranspose2d(4, 2, 2, **PACK, **LAST)
+        ),
+        X,
+    ),
+} | {
+    f"linear, {how}": (
+        lambda m, how=how: nn.Sequential(
+            m.PackedLinear(6, 4, implementation=how, **PACK, **FIRST),
+            m.PackedLinear(4, 3, implementation=how, bias=False, **PACK, **LAST),
+        ),
+        X[:, 0, 0],
+    )
+    for how in ("full", "einsum", "conv1d")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_members_are_told_apart(
+    name: str, layers: Any, member_outputs: Callable[..., Tensor], seeded: Callable[..., nn.Module]
+):
+    build, x = PACKED[name]
+    model = seeded(lambda: build(layers))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(torch.linspace(-1.0, 1.0, module.num_features))
+            module.running_var.copy_(torch.linspace(0.5, 2.0, module.num_features))
+    adapter = adapt(model)
+    adapter.check((x,))
+    members = members_of(adapter, 16, seed=0)
+    ours = member_outputs(adapter.network, members, x)
+    torch.testing.assert_close(ours[:, 0], model(x), rtol=1e-4, atol=1e-5)
+    assert len(members) == 4
+    assert (ours.std(0) > 1e-3).all()
+
+
+def test_a_packed_ensemble_is_exported(layers: Any, tmp_path: Path, seeded: Callable[..., nn.Module]):
+    manifest = export(seeded(lambda: packed(layers)), X, tmp_path / "packed.ebdl", formats=("onnx",))
+    assert manifest.bank.members == 4
+    assert manifest.outputs[0].shape == (1, 3)
+    assert {item.source.partition(".")[0] for item in manifest.bank.inputs} == {"1", "4", "7", "10"}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [nn.Softmax(1), nn.ChannelShuffle(2), nn.LocalResponseNorm(3, alpha=1.0)],
+    ids=lambda module: type(module).__name__,
+)
+def test_packed_members_that_meet_on_the_way_are_refused(
+    between: nn.Module, layers: Any, tmp_path: Path, seeded: Callable[..., nn.Module]
+):
+    model = seeded(
+        lambda: nn.Sequential(
+            layers.PackedConv2d(12, 4, 3, **PACK, **FIRST), between, nn.Flatten(),
+            layers.PackedLinear(64, 3, **PACK, **LAST),
+        )
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="the packed members of Sequential cannot be told apart"):
+        export(model, X, tmp_path / "packed.ebdl", formats=("onnx",))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ends", [{}, FIRST, LAST], ids=str)
+def test_a_packed_layer_that_is_not_both_first_and_last_is_no_network(
+    ends: dict[str, bool], layers: Any, seeded: Callable[..., nn.Module]
+):
+    x = torch.rand(1, 6 if ends == FIRST else 12)
+    adapter = adapt(seeded(lambda: nn.Sequential(layers.PackedLinear(6, 4, **PACK, **ends))))
+    with pytest.raises(UnsupportedModelError, match="does not begin with a layer of first=True and end with one of"):
+        adapter.check((x,))
+
+
 # --- Monte-Carlo dropout ----------------------------------------------------------------------------------------------
 
 
@@ -222,7 +326,7 @@ def test_mc_dropout_in_the_last_layer_leaves_the_others_out(
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda m: m.PackedLinear(6, 4, 2, 2), "1 is a PackedLinear, of which the members are groups of one network"),
+        (lambda m: m.PackedLayerNorm(6, 2, 2), "1 is a PackedLayerNorm, of which the members have their attention or"),
         (lambda m: m.bayesian.LPBNNLinear(6, 4, 2), "1 is a LPBNNLinear, of which the noise passes through a network"),
         (lambda m: m.bayesian.abnn.BatchNormAdapter2d(4), "1 is a BatchNormAdapter2d, of which the noise is on each"),
     ],

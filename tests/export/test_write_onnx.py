@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edge_bdl.engines import open_engine
 from edge_bdl.errors import ExportError
 from edge_bdl_export.quiet import quiet
 from edge_bdl_export.write_onnx import write_onnx
@@ -159,10 +160,12 @@ class Normalised(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
             nn.Conv2d(2, 4, 3), nn.Dropout2d(0.3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Conv2d(4, 4, 3, groups=4),
-            nn.FeatureAlphaDropout(0.2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ConvTranspose2d(4, 2, 2, 2),
+            nn.FeatureAlphaDropout(0.2), nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.ConvTranspose2d(4, 6, 2, 2, groups=2),
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "reference"])
 @pytest.mark.parametrize(
     ("build", "example"),
     [
@@ -172,11 +175,9 @@ class Normalised(nn.Sequential):
     ],
     ids=["recurrent", "attention over tokens", "normalised convolutions"],
 )
-def test_onnxruntime_gives_what_torch_gives(
-    build: Callable[[], nn.Module], example: Tensor, networks: Callable[..., Any], tmp_path: Path
+def test_engines_give_what_torch_gives(
+    build: Callable[[], nn.Module], example: Tensor, engine: str, networks: Callable[..., Any], tmp_path: Path
 ):
-    import onnxruntime
-
     torch.manual_seed(0)
     model = build().eval()
     network, posterior = networks(model, (example,))
@@ -186,9 +187,8 @@ def test_onnxruntime_gives_what_torch_gives(
         for i in posterior.inputs
     }
     write_onnx({"fused": network.graphs(masks, 2, None)["fused"]}, tmp_path)
-    session = onnxruntime.InferenceSession(str(tmp_path / "fused.onnx"), providers=["CPUExecutionProvider"])
     feeds = {network.input_names[0]: example.numpy(), **{name: mask.numpy() for name, mask in masks.items()}}
-    (actual,) = session.run(["members"], feeds)
+    actual = open_engine(engine, tmp_path, None).graph("fused").run(feeds)["members"]
     expected = np.stack(
         [posterior.reference((example,), {n: m[i] for n, m in masks.items()}).numpy() for i in range(4)]
     )

@@ -45,6 +45,13 @@ class Adapter(ABC):
         Whatever else draws from torch's global generator meanwhile is seeded from ``generator`` too.
         """
 
+    def check(self, example: tuple[Tensor, ...]) -> None:  # noqa: B027
+        """Compares with the library's own model on an input, where there is something that only this shows.
+
+        Raises:
+            UnsupportedModelError: The members do not say what the model says.
+        """
+
 
 def qualified(cls: type) -> str:
     """The name that a class is known by here: importing no library, one can still tell its classes."""

@@ -101,9 +101,7 @@ class LayerAdapter(Adapter):
     refusals: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, model: nn.Module, deterministic: Sequence[str] = ()) -> None:
-        found = {
-            module: self.rules[name] for module in _outermost(model, self.rules) if (name := _known(module, self.rules))
-        }
+        found = self.found(model)
         _refuse(model, self.refusals, within=found)
         replaced = {module: rule(module) for module, rule in found.items()}
         self.network = self.finish(copied(model, {id(old): new.module for old, new in replaced.items()}))
@@ -128,6 +126,11 @@ class LayerAdapter(Adapter):
         if not isinstance(model, nn.Module):
             return False
         return any(_known(module, cls.rules) or _refusal(module, cls.refusals) for module in model.modules())
+
+    def found(self, model: nn.Module) -> dict[nn.Module, Rule]:
+        """The modules to replace, each by its rule."""
+        known = {module: _known(module, self.rules) for module in _outermost(model, self.rules)}
+        return {module: self.rules[name] for module, name in known.items() if name}
 
     def finish(self, network: nn.Module) -> nn.Module:
         """What else the library's models need, once their layers are replaced."""

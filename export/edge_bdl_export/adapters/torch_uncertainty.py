@@ -1,17 +1,18 @@
-"""torch-uncertainty from 0.11: mean-field layers, Masksembles, BatchEnsemble, deep ensembles, MC dropout.
+"""torch-uncertainty from 0.11: mean-field layers, Masksembles, Batch-, Packed- and deep ensembles, MC dropout.
 
 Its wrappers repeat the input for each estimator; a bundle runs one member at a time, so they are put aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from edge_bdl.errors import ExportError
+from edge_bdl_export.adapters import packed
 from edge_bdl_export.adapters.base import copied, named
 from edge_bdl_export.adapters.layers import Gaussian, LayerAdapter, Replacement, Rule, convolution, linear
 from edge_bdl_export.capture import replace_modules
@@ -22,7 +23,7 @@ _MC_DROPOUT = (f"{_METHODS}.mc_dropout._RegMCDropout", f"{_METHODS}.mc_dropout._
 _WRAPPERS = (*_MC_DROPOUT, f"{_METHODS}.stochastic.StochasticModel", f"{_METHODS}.batch_ensemble.BatchEnsemble")
 _ONE_PASS = "the members share one pass over several inputs, and have none of their own; train another ensemble"
 _REFUSALS = {
-    "layers.packed": "the members are groups of one network, and share its other layers; train another ensemble",
+    "layers.packed": "the members have their attention or their normalisation in common; train another ensemble",
     "models.classification.resnet.mimo": _ONE_PASS,
     "models.classification.wideresnet.mimo": _ONE_PASS,
     "models.classification.inception_time.mimo": _ONE_PASS,
@@ -151,6 +152,7 @@ _RULES: dict[str, Rule] = {
             ("ConvTranspose2d", "conv_transpose"),
         )
     },
+    **packed.RULES,
     **{f"{_METHODS}.deep_ensembles.{kind}": _ensemble for kind in ("_DeepEnsembles", "_RegDeepEnsembles")},
 }
 
@@ -162,12 +164,25 @@ class TorchUncertainty(LayerAdapter):
     rules: ClassVar[Mapping[str, Rule]] = _RULES
     refusals: ClassVar[Mapping[str, str]] = {f"{_PACKAGE}.{start}.": why for start, why in _REFUSALS.items()}
 
+    def __init__(self, model: nn.Module, deterministic: Sequence[str] = ()) -> None:
+        super().__init__(model, deterministic)
+        self._packed = model if packed.is_packed(model) else None
+
     @classmethod
     def recognises(cls, model: object) -> bool:
         """Whether a model holds layers, or is or holds a wrapper."""
         if super().recognises(model):
             return True
         return isinstance(model, nn.Module) and any(named(module, _WRAPPERS) for module in model.modules())
+
+    def found(self, model: nn.Module) -> dict[nn.Module, Rule]:
+        """The layers, and the batch norms between packed ones."""
+        return {**super().found(model), **packed.norms(model)}
+
+    def check(self, example: tuple[Tensor, ...]) -> None:
+        """That a packed network's members are networks of their own."""
+        if self._packed is not None:
+            packed.check_apart(self._packed, self.network, self.sample(torch.Generator(), self.size or 0), example)
 
     def finish(self, network: nn.Module) -> nn.Module:
         """Puts the wrappers aside, and makes forwards that repeat their input for each estimator do so once."""
