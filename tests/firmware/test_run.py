@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,30 @@ def test_an_interrupt_ends_the_processes_and_tells_the_story_so_far(source: Path
     assert started.returncode == 0
     assert "without valid evidence" in rest
     assert subprocess.run(["pgrep", "-f", str(sockets)], check=False).returncode == 1
+
+
+def test_no_process_outlives_a_killed_run(sockets: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "edge_bdl.cli", "run", MASKS, "--source", "socket", "--sockets", str(sockets)]
+    line += ["--record", str(tmp_path / "all.mcap")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert "HOLD" in started.stdout.readline()  # the gate runs; the monitor is being started
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        wait_for(lambda: len(children.read_text().split()) == 3)
+        theirs = [Path("/proc", child) for child in children.read_text().split()]
+        started.kill()
+        wait_for(lambda: not any(map(alive, theirs)))
+
+
+def alive(process: Path) -> bool:
+    try:
+        return "State:\tZ" not in (process / "status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], most_s: float = 20.0) -> None:
+    until_s = time.monotonic() + most_s
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
