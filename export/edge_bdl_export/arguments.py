@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_bdl.errors import ExportError, require
-from edge_bdl.manifest import MEMBERS_OUTPUT, Task, TensorSpec
+from edge_bdl.manifest import MEMBERS_OUTPUT, Selection, Task, TensorSpec
 from edge_bdl_export.capture import Capture
+from edge_bdl_export.choose import Samples
 from edge_bdl_export.fidelity import Reading
+from edge_bdl_export.precision import Numbering
 from edge_bdl_export.quiet import quiet
 
 _ENGINES = {"onnx": "onnxruntime", "tflite": "tflite"}
@@ -35,40 +38,64 @@ _FRAME_DTYPES = (
 Inputs = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 
 
-def check_choices(task: str, selection: str, seed: int, fidelity: float) -> None:
-    """Refuse words that are none of those known, and numbers that cannot be."""
-    for what, value, known in (
-        ("task", task, get_args(Task)),
-        ("selection", selection, ("iid", "balanced", "selected")),
-    ):
-        if value not in known:
-            raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
-    if not 0 <= seed < 2**64:
-        raise ExportError(f"seed must be at least 0 and fit 64 bits, got {seed}")
-    if not 0.0 < fidelity <= 1.0:
-        raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {fidelity}")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a bundle is to be like, in words and numbers that fit; see ``exporter.export`` for each.
 
+    Raises:
+        ExportError: A word is none of those known, a number cannot be, or two of them contradict each other.
+    """
 
-def check_partial(stochastic_from: str | None, calibration: Any) -> None:
-    """Refuse what nobody could say the cost of."""
-    if stochastic_from is not None and calibration is None:
-        raise ExportError(
-            f"stochastic_from={stochastic_from!r} gives another posterior, and only calibration frames say how far "
-            "it is from the whole one: give calibration=..."
-        )
+    task: Task
+    samples: Samples
+    selection: Selection
+    fidelity: float
+    deterministic: Sequence[str]
+    stochastic_from: str | None
+    formats: Sequence[str]
+    class_axis: int
+    seed: int
+    self_contained: bool
+    numbering: Numbering
+    accept_loss: bool
+    form: str | None
+    calibrated: bool
 
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("task", self.task, get_args(Task)),
+            ("selection", self.selection, ("iid", "balanced", "selected")),
+        ):
+            if value not in known:
+                raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
+        if not 0 <= self.seed < 2**64:
+            raise ExportError(f"seed must be at least 0 and fit 64 bits, got {self.seed}")
+        if not 0.0 < self.fidelity <= 1.0:
+            raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {self.fidelity}")
+        self._check_partial()
+        self._check_form()
+        if self.self_contained and "onnx" not in self.formats:
+            raise ExportError(
+                f"a self-contained graph is ONNX; export with formats=('onnx',) or both, got {self.formats!r}"
+            )
 
-def check_form(form: str | None, stochastic_from: str | None, calibration: Any) -> None:
-    """Refuse a form that nobody may choose, or whose cost nobody could say."""
-    if form not in (None, "moments"):
-        raise ExportError(f"form is 'moments', or left out: the posterior then decides; got {form!r}")
-    if form is not None and stochastic_from is not None:
-        raise ExportError("form='moments' goes through the whole network; leave out stochastic_from, or form")
-    if form is not None and calibration is None:
-        raise ExportError(
-            "form='moments' comes close to the posterior, and only calibration frames say how close: give "
-            "calibration=..."
-        )
+    def _check_partial(self) -> None:
+        if self.stochastic_from is not None and not self.calibrated:
+            raise ExportError(
+                f"stochastic_from={self.stochastic_from!r} gives another posterior, and only calibration frames say "
+                "how far it is from the whole one: give calibration=..."
+            )
+
+    def _check_form(self) -> None:
+        if self.form not in (None, "moments"):
+            raise ExportError(f"form is 'moments', or left out: the posterior then decides; got {self.form!r}")
+        if self.form is not None and self.stochastic_from is not None:
+            raise ExportError("form='moments' goes through the whole network; leave out stochastic_from, or form")
+        if self.form is not None and not self.calibrated:
+            raise ExportError(
+                "form='moments' comes close to the posterior, and only calibration frames say how close: give "
+                "calibration=..."
+            )
 
 
 def engines_for(formats: Sequence[str]) -> tuple[str, ...]:

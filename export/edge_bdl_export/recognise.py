@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edge_bdl.manifest import Selection, Task
+from edge_bdl_export.arguments import Asked
 from edge_bdl_export.capture import Capture
-from edge_bdl_export.choose import Samples, pool_sizes
+from edge_bdl_export.choose import pool_sizes
 from edge_bdl_export.draws import StateDict
 from edge_bdl_export.forms import ensemble, gaussian_head, mask_bank, moments, partial, weight_bank
 from edge_bdl_export.forms.partial import Part
@@ -37,40 +37,36 @@ class Recognised:
 
 
 def recognise(
-    given: Given,
-    model: nn.Module,
-    captured: Capture,
-    example: tuple[Tensor, ...],
-    *,
-    form: str | None,
-    stochastic_from: str | None,
-    deterministic: Sequence[str],
-    task: Task,
-    samples: Samples,
-    selection: Selection,
-    seed: int,
+    given: Given, model: nn.Module, captured: Capture, example: tuple[Tensor, ...], asked: Asked
 ) -> Recognised:
-    """The posterior in the form that was asked for, or in its own; see ``exporter.export`` for the arguments.
+    """The posterior in the form that was asked for, or in its own.
+
+    Args:
+        given: What was handed over.
+        model: Its network, at eval.
+        captured: Its graph.
+        example: One input.
+        asked: See ``exporter.export``.
 
     Raises:
         UnsupportedModelError: The network cannot have that form.
         ExportError: The posterior cannot.
     """
-    if form == "moments":
-        posterior, captured = moments.posterior(model, example, captured, deterministic, given, task, seed)
+    held, seed = asked.deterministic, asked.seed
+    if asked.form == "moments":
+        posterior, captured = moments.posterior(model, example, captured, held, given, asked.task, seed)
         return Recognised(model, captured, posterior)
+    start = asked.stochastic_from
     drawn: Sequence[StateDict] = ()
     if given.head is not None:
-        posterior = gaussian_head.posterior(captured, given.head, task)
+        posterior = gaussian_head.posterior(captured, given.head, asked.task)
     elif given.draws is not None:
-        drawn = given.draws.pool(*pool_sizes(samples, selection, whole=stochastic_from is None))
+        drawn = given.draws.pool(*pool_sizes(asked.samples, asked.selection, whole=start is None))
         whole = ensemble.is_one(model, drawn) if given.whole is None else given.whole
         posterior = (ensemble if whole else weight_bank).posterior(model, captured, drawn)
     else:
-        posterior = mask_bank.posterior(model, captured, deterministic)
-    if stochastic_from is None:
+        posterior = mask_bank.posterior(model, captured, held)
+    if start is None:
         return Recognised(model, captured, posterior, drawn)
-    part = partial.from_layer(
-        stochastic_from, model, example, captured, deterministic, posterior, given.draws, drawn, seed
-    )
+    part = partial.from_layer(start, model, example, captured, held, posterior, given.draws, drawn, seed)
     return Recognised(part.model, part.captured, part.posterior, part.members, part)
