@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/bench/gaussian_heads.py [--rounds 3000] [--network NAME ...] [--bundles FOLDER]
 
-Networks are untrained and covariances are of no data: time depends on neither. The two graphs whose ratio R is run in
+Networks are untrained, but for EfficientNet-Lite0, and covariances are of no data: time depends on neither. The two graphs whose ratio R is run in
 turn in one process, 1 thread, and nothing between them; logit samples come after the pass, and are overhead. There is
 no density in the graphs: latency.py measures what that costs.
 """
@@ -24,6 +24,7 @@ from edge_bdl.manifest import GaussianHead, Task
 from edge_bdl_export import export
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, last_layer
 from edge_bdl_train.methods.laplace import LaplacePosterior
+from edge_bdl_train.models.efficientnet import efficientnet_lite0
 from edge_bdl_train.models.lenet import LeNet
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.models.resnet8 import ResNet8
@@ -31,18 +32,6 @@ from edge_bdl_train.preprocess import Preprocess
 from interleaved import interleaved
 
 _SAMPLES = (16, 1000)
-
-
-def wide() -> nn.Module:
-    """1000 classes from 1280 features, as MobileNetV2 and EfficientNet-Lite0 have, behind plain convolutions."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (32, 64, 128, 256, 512):
-        layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.ReLU()]
-        channels = width
-    return nn.Sequential(
-        *layers, nn.Conv2d(512, 1280, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000)
-    )
 
 
 def pilotnet() -> nn.Module:
@@ -55,7 +44,7 @@ _NETWORKS: dict[str, tuple[Any, Tensor, Task, tuple[str, ...]]] = {
     "pilotnet": (pilotnet, torch.zeros(1, *PILOTNET_SIZE, 3, dtype=torch.uint8), "heteroscedastic", ("full",)),
     "lenet": (LeNet, torch.zeros(1, 1, 28, 28), "classification", ("full", "per_output", "diagonal")),
     "resnet8": (ResNet8, torch.zeros(1, 3, 32, 32), "classification", ("full", "per_output", "diagonal")),
-    "wide": (wide, torch.zeros(1, 3, 224, 224), "classification", ("diagonal",)),
+    "efficientnet_lite0": (efficientnet_lite0, torch.zeros(1, 3, 224, 224), "classification", ("diagonal",)),
 }
 
 
