@@ -8,6 +8,7 @@ from edge_bdl.findings import Flops
 from edge_bdl.manifest import Bank, Selection
 from edge_bdl_export.choose import Chosen
 from edge_bdl_export.draws import POOL, StateDict
+from edge_bdl_export.forms.gaussian_head import Diagonal
 from edge_bdl_export.forms.moments.head import MomentHead
 from edge_bdl_export.frames import CalibrationFrames
 from edge_bdl_export.given import Given
@@ -26,8 +27,8 @@ def advice(
     """One sentence each."""
     warnings = []
     closed = not isinstance(network.head, MemberAxis)
-    if isinstance(network.head, MomentHead):
-        pass  # what it costs is no covariance's
+    if isinstance(network.head, MomentHead | Diagonal):
+        pass  # no covariance could cost less
     elif closed:
         extra = work(network.head, network.boundary) - (flops.total - flops.deterministic)
         if extra > _DEAR * flops.total:

@@ -86,12 +86,22 @@ class Asked:
                 "how far it is from the whole one: give calibration=..."
             )
 
+    @property
+    def of_members(self) -> bool:
+        """Whether weights are to be drawn, and a closed form will not do."""
+        chosen = self.form == "weight_bank" or self.stochastic_from is not None or self.selection == "selected"
+        return chosen or self.numbering.bank != "fp32"
+
     def _check_form(self) -> None:
-        if self.form not in (None, "moments"):
-            raise ExportError(f"form is 'moments', or left out: the posterior then decides; got {self.form!r}")
-        if self.form is not None and self.stochastic_from is not None:
+        if self.form not in (None, "moments", "weight_bank"):
+            raise ExportError(
+                f"form is 'moments', 'weight_bank', or left out: the posterior then decides; got {self.form!r}"
+            )
+        if self.form != "moments":
+            return
+        if self.stochastic_from is not None:
             raise ExportError("form='moments' goes through the whole network; leave out stochastic_from, or form")
-        if self.form is not None and not self.calibrated:
+        if not self.calibrated:
             raise ExportError(
                 "form='moments' comes close to the posterior, and only calibration frames say how close: give "
                 "calibration=..."

@@ -108,8 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--bank-precision", default="fp32", choices=("fp32", "fp16", "int8"), help="of a bank of weights"
     )
     parser.add_argument(
-        "--form", choices=("moments",), help="moments: mean and variance in one pass (default: as the posterior has it)"
-    )
+        "--form", choices=("moments", "weight_bank"),
+        help="moments: mean and variance in one pass; weight_bank: members where a closed form would do (default: as "
+        "the posterior has it)",
+    )  # fmt: skip
     parser.add_argument("--accept-loss", action="store_true", help="write it although it costs more than is allowed")
     parser.add_argument("--name", help="human name of the bundle")
     parser.add_argument("--seed", type=int, default=0)

@@ -113,7 +113,8 @@ def export(
         accept_loss: Write the bundle although fewer bits, or moments, cost more than is allowed; the manifest warns of
             it.
         form: ``moments``: mean and variance in one pass, without members, of dropout or mean field (needs calibration).
-            None: as the posterior has it.
+            ``weight_bank``: members also of a Gaussian over the last layer's weights, which else is exported in closed
+            form (but for ``selection="selected"`` or fewer bits for the bank). None: as the posterior has it.
 
     Returns:
         The manifest of the written bundle.

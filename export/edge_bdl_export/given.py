@@ -35,6 +35,7 @@ class Given:
         adapter: What somebody else's model was adapted by.
         whole: Whether the members are whole networks; None: if they differ in everything.
         sigmas: Standard deviations by parameter, where all random weights are independent Gaussians around the model's.
+        noise: Standard deviation of a target around a member's output, where the posterior knows one for all; else 0.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Given:
     adapter: Adapter | None = None
     sigmas: Mapping[str, Tensor] | None = None
     whole: bool | None = False
+    noise: float = 0.0
 
 
 def take_apart(given: Any, members: Any, deterministic: Sequence[str], seed: int) -> Given:
@@ -76,9 +78,10 @@ def take_apart(given: Any, members: Any, deterministic: Sequence[str], seed: int
         )
     if isinstance(given, GaussianHeadPosterior):
         head = _on_the_cpu(given)
-        return Given(head.network, head=head)
+        return Given(head.network, Draws(head.sample, None, seed, head.mean()), head=head)
+    noise = float(given.settings.get("likelihood", {}).get("noise", 0.0))
     if isinstance(given, DropoutPosterior):
-        return Given(given.network)
+        return Given(given.network, noise=noise)
     if isinstance(given, MasksemblesPosterior):
         return Given(masksembles(given))
     if given.size == 1:
@@ -87,7 +90,7 @@ def take_apart(given: Any, members: Any, deterministic: Sequence[str], seed: int
     mean = None if isinstance(given, BankPosterior | MultiSwagPosterior) else given.mean()
     sigmas = given.sigmas if isinstance(given, MeanFieldPosterior) else None
     whole = isinstance(given, EnsemblePosterior | MultiSwagPosterior)
-    return Given(given.network, Draws(given.sample, given.size, seed, mean), sigmas=sigmas, whole=whole)
+    return Given(given.network, Draws(given.sample, given.size, seed, mean), sigmas=sigmas, whole=whole, noise=noise)
 
 
 def _drawing(adapter: Adapter) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from edge_bdl.errors import ExportError
 from edge_bdl_export.arguments import Asked
 from edge_bdl_export.capture import Capture
 from edge_bdl_export.choose import pool_sizes
@@ -57,13 +58,16 @@ def recognise(
         posterior, captured = moments.posterior(model, example, captured, held, given, asked.task, seed)
         return Recognised(model, captured, posterior)
     start = asked.stochastic_from
+    head = None if asked.of_members else given.head or gaussian_head.of_independent(given, model, captured)
     drawn: Sequence[StateDict] = ()
-    if given.head is not None:
-        posterior = gaussian_head.posterior(captured, given.head, asked.task)
+    if head is not None:
+        posterior = gaussian_head.posterior(captured, head, asked.task)
     elif given.draws is not None:
         drawn = given.draws.pool(*pool_sizes(asked.samples, asked.selection, whole=start is None))
         whole = ensemble.is_one(model, drawn) if given.whole is None else given.whole
         posterior = (ensemble if whole else weight_bank).posterior(model, captured, drawn)
+    elif asked.form == "weight_bank":
+        raise ExportError("form='weight_bank' is for weights that are random, and here masks are; leave out form")
     else:
         posterior = mask_bank.posterior(model, captured, held)
     if start is None:

@@ -299,13 +299,19 @@ def test_a_bad_export_is_exit_code_2_and_one_line(place: Path):
 
 
 @pytest.mark.parametrize(
-    ("factory", "form", "members"),
-    [("adversary_nets:ensemble", "ensemble", 3), ("adversary_nets:posterior", "weight_bank", 16)],
+    ("factory", "options", "form", "members"),
+    [
+        ("adversary_nets:ensemble", [], "ensemble", (3, "given")),
+        ("adversary_nets:posterior", [], "gaussian_head", (1, "closed_form")),
+        ("adversary_nets:posterior", ["--form", "weight_bank"], "weight_bank", (16, "given")),
+    ],
 )
-def test_a_factory_may_give_a_posterior_or_a_model_and_its_members(place: Path, factory: str, form: str, members: int):
-    assert export(changed(factory)) == 0
+def test_a_factory_may_give_a_posterior_or_a_model_and_its_members(
+    place: Path, factory: str, options: list[str], form: str, members: tuple[int, str]
+):
+    assert export([*changed(factory), *options]) == 0
     manifest = Bundle.open(place / "out.ebdl").manifest
-    assert (manifest.form, manifest.bank.members, manifest.bank.selection) == (form, members, "given")
+    assert (manifest.form, (manifest.bank.members, manifest.bank.selection)) == (form, members)
 
 
 # --- a disk that fills up ---------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
 from edge_bdl_train.methods import laplace, vbll
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior
+from edge_bdl_train.methods.mean_field import MeanFieldPosterior
 
 LAYOUTS = ("full", "per_output", "diagonal")
 
@@ -319,6 +320,101 @@ def test_heteroscedastic_outputs_are_those_of_100_000_members(tmp_path: Path) ->
     assert abs(prediction.aleatoric.item() - noise.mean()) < 5.0 * noise.std() / math.sqrt(count)
 
 
+# Mean field where the last layer alone is random
+
+
+def mean_field_of(network: nn.Module, *names: str, noise: float = 0.3) -> MeanFieldPosterior:
+    parameters = dict(network.named_parameters())
+    sigmas = {name: torch.linspace(0.1, 0.3, parameters[name].numel()).view_as(parameters[name]) for name in names}
+    settings = {"weights": list(sigmas), "likelihood": {"class": "Gaussian", "noise": noise}}
+    return MeanFieldPosterior(network, settings, sigmas)
+
+
+@pytest.mark.parametrize("names", [("last.weight", "last.bias"), ("last.weight",), ("last.bias",)])
+def test_mean_field_over_the_last_layer_alone_has_the_variance_of_100_000_members(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    posterior = mean_field_of(seeded(Network), *names)
+    manifest = export(posterior, images(1), tmp_path / "m.ebdl", formats=("onnx",))
+    assert (manifest.form, manifest.gaussian.covariance, manifest.gaussian.layer) == (
+        "gaussian_head", "diagonal", "last",
+    )  # fmt: skip
+    assert manifest.gaussian.noise_variance == pytest.approx(0.09)
+    assert not any("covariance costs" in warning for warning in manifest.warnings)
+    frame, count = images(1, seed=9), 100_000
+    phi = posterior.network.body(frame.float() / 255.0)
+    generator = torch.Generator().manual_seed(4)
+    drawn = torch.zeros(count, 4)
+    for name, mean in {"last.weight": posterior.network.last.weight, "last.bias": posterior.network.last.bias}.items():
+        sigma = posterior.sigmas.get(name, torch.zeros_like(mean))
+        values = mean + sigma * torch.randn(count, *mean.shape, generator=generator)
+        drawn += values @ phi[0] if name == "last.weight" else values
+    prediction = Runtime.open(tmp_path / "m.ebdl").predict(frame.numpy())
+    variance = drawn.var(0).numpy()
+    assert (np.abs(prediction.mean[0] - drawn.mean(0).numpy()) < 5.0 * np.sqrt(variance / count)).all()
+    assert (np.abs(prediction.epistemic[0] / variance - 1.0) < 5.0 * math.sqrt(2.0 / count)).all()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"form": "weight_bank"},
+        {"selection": "selected", "calibration": images(250).numpy()},
+        {"bank": "fp16"},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+@pytest.mark.parametrize("kind", ["mean field", "Laplace"])
+def test_a_gaussian_last_layer_has_members_where_they_are_asked_for(
+    kind: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    network = seeded(Network)
+    posterior: Any = mean_field_of(network, "last.weight") if kind == "mean field" else posterior_of(network, "full")
+    manifest = export(
+        posterior, images(1), tmp_path / "b.ebdl", task="classification", samples=8, formats=("onnx",), **arguments
+    )
+    assert (manifest.form, manifest.bank.members) == ("weight_bank", 8)
+
+
+class Sequence(nn.Module):
+    """Every step of a sequence through the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(image[:, 0].float() / 255.0)
+
+
+class Squashed(Network):
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.tanh(super().forward(image))
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (Network, ("body.5.weight", "last.weight")),
+        (Network, ("body.5.weight",)),
+        (Network, ("body.0.weight",)),
+        (Squashed, ("last.weight",)),
+        (Sequence, ("last.weight",)),
+    ],
+    ids=["two layers", "another layer", "a convolution", "not last of all", "a map"],
+)
+def test_random_weights_that_are_not_the_last_layer_s_alone_have_members(
+    build: Any, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    posterior = mean_field_of(seeded(build), *names)
+    assert export(posterior, images(1), tmp_path / "b.ebdl", samples=4, formats=("onnx",)).form == "weight_bank"
+
+
+def test_masks_are_no_bank_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="form='weight_bank' is for weights that are random, and here masks are"):
+        export(seeded(Network), images(1), tmp_path / "b.ebdl", form="weight_bank", formats=("onnx",))
+
+
 # Proofs that fail, and arguments that do not fit
 
 
@@ -360,7 +456,6 @@ def test_a_closed_form_that_its_own_members_contradict_is_seen() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"selection": "selected", "calibration": images(200).numpy()}, "chooses masks.*'balanced' or 'iid'"),
         ({"members": [{}, {}]}, "draws its own members"),
         ({"samples": 1}, "samples must be at least 2"),
     ],

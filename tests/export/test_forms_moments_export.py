@@ -145,6 +145,17 @@ def test_mean_field_is_one_pass_with_the_variance_of_its_weights(gaussian: Path)
     assert np.allclose(prediction.aleatoric, np.exp(mean[1:] + variance[1:] / 2.0), rtol=1e-4)
 
 
+def test_a_likelihood_s_noise_is_the_aleatoric_part(tmp_path: Path) -> None:
+    network = built(lambda: nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 1)))
+    posterior = mean_field(network)
+    posterior.settings["likelihood"] = {"class": "Gaussian", "noise": 0.5}
+    x = np.random.Generator(np.random.Philox(1)).normal(size=(250, 6)).astype(np.float32)
+    export(posterior, x[:1], tmp_path / "n.ebdl", calibration=x, form="moments", formats=("onnx",))
+    prediction = Runtime.open(tmp_path / "n.ebdl").predict(x[:1])
+    np.testing.assert_allclose(prediction.aleatoric, [[0.25]])
+    np.testing.assert_allclose(prediction.total, prediction.epistemic + 0.25)
+
+
 def test_inspect_says_how_close_the_moments_are(gaussian: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect([str(gaussian)]) == 0
     text = capsys.readouterr().out
@@ -178,7 +189,9 @@ def test_another_library_s_gaussian_layers_bring_their_deviations() -> None:
     ("model", "arguments", "error", "message"),
     [
         (lambda: Residual(), {"calibration": None}, ExportError, "only calibration frames say how close"),
-        (lambda: Residual(), {"form": "magic"}, ExportError, "form is 'moments', or left out"),
+        (lambda: Residual(), {"form": "magic"}, ExportError, "form is 'moments', 'weight_bank', or left out"),
+        (lambda: Residual(), {"selection": "selected", "task": "classification"}, ExportError,
+         "chooses masks.*'balanced' or 'iid'"),
         (lambda: Residual(), {"stochastic_from": "out"}, ExportError, "leave out stochastic_from"),
         (lambda: Residual(0.0), {"members": [{"out.bias": torch.zeros(4)}, {"out.bias": torch.ones(4)}]}, ExportError,
          "these weights have members and no more"),

@@ -18,7 +18,7 @@ EXPORTED = {
     ("lenet", "dropout, last layers"): "mask_bank",
     ("lenet", "last-layer Laplace"): "gaussian_head",
     ("resnet8", "SWAG"): "weight_bank",
-    ("mobilenet", "mean field, last layer"): "weight_bank",
+    ("mobilenet", "mean field, last layer"): "gaussian_head",
     ("efficientnet_lite0", "last-layer Laplace"): "gaussian_head",
     ("cnn1d", "ensemble of 5"): "ensemble",
     ("lstm", "dropout, last layers"): "mask_bank",

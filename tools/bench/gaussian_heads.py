@@ -2,9 +2,9 @@
 
     .venv/bin/python tools/bench/gaussian_heads.py [--rounds 3000] [--network NAME ...] [--bundles FOLDER]
 
-Networks are untrained, but for EfficientNet-Lite0, and covariances are of no data: time depends on neither. The two graphs whose ratio R is run in
-turn in one process, 1 thread, and nothing between them; logit samples come after the pass, and are overhead. There is
-no density in the graphs: latency.py measures what that costs.
+Networks are untrained, but for EfficientNet-Lite0, and covariances are of no data: time depends on neither. The two
+graphs whose ratio R is run in turn in one process, 1 thread, each after a pass of its own; logit samples come after the
+pass, and are overhead. There is no density in the graphs: latency.py measures what that costs.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     .venv/bin/python tools/bench/zoo.py [--network NAME ...] [--seconds 3] [--bundles FOLDER]
 
 R is the time of the fused graph, all members, over T_det, that of the deterministic graph of the same bundle; the two
-take turns in one process, each after a pass of its own, 1 thread, medians. Parity is the worst of the proof's comparisons of members (or moments) with torch, as
-a share of the output's range. The fits are of a few steps on noise: see ``edge_bdl_train.models.zoo``.
+take turns in one process, each after a pass of its own, 1 thread, medians. Parity is the worst of the proof's
+comparisons of members (or moments) with torch, as a share of the output's range. The fits are of a few steps on noise:
+see ``edge_bdl_train.models.zoo``.
 """
 
 from __future__ import annotations

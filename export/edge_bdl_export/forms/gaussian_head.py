@@ -1,9 +1,10 @@
 """``gaussian_head``: a Gaussian over the last layer's weights, as mean and covariance of the outputs in closed form.
 
-For last-layer Laplace and variational last layers. With features phi (and a 1 for the bias), mean weights W and
-covariance S = L L^T, the outputs have mean W phi and covariance (L_a^T phi) . (L_b^T phi), where L_a are the rows of L
-that belong to output a. A sum of squares cannot become negative, and keeps its digits where phi^T S phi is small
-against |phi|^2 |S|: float32 suffices, where the quadratic form itself would need float64.
+For last-layer Laplace, variational last layers, and mean field where the last layer alone is random. With features phi
+(and a 1 for the bias), mean weights W and covariance S = L L^T, the outputs have mean W phi and covariance
+(L_a^T phi) . (L_b^T phi), where L_a are the rows of L that belong to output a. A sum of squares cannot become negative,
+and keeps its digits where phi^T S phi is small against |phi|^2 |S|: float32 suffices, where the quadratic form itself
+would need float64.
 
 Logits with a full covariance are centred first: their covariance is that of the logits less their common shift, on
 which no probability depends. Nothing in the data determines the shift, so that its variance may be a million times the
@@ -22,6 +23,7 @@ from edge_bdl.manifest import Covariance, GaussianHead, StochasticInput, Task
 from edge_bdl_export.capture import Capture
 from edge_bdl_export.cut import Stochastic
 from edge_bdl_export.forms.posterior import ClosedForm, MomentReference, Posterior
+from edge_bdl_export.given import Given
 from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, last_layer, matrix
 
 # Numbers in a covariance's root, 64 MiB: every one of them is read for every frame.
@@ -58,6 +60,31 @@ def posterior(captured: Capture, given: GaussianHeadPosterior, task: Task) -> Po
     )
 
 
+def of_independent(given: Given, model: nn.Module, captured: Capture) -> GaussianHeadPosterior | None:
+    """Independent Gaussian weights as a posterior over the last layer; None where they are not that layer's alone.
+
+    Args:
+        given: What was handed over.
+        model: Its network, at eval.
+        captured: Its graph.
+    """
+    sigmas = given.sigmas or {}
+    layers = {name.rpartition(".")[0] for name in sigmas}
+    if len(layers) != 1 or captured.output.meta["val"].ndim != 2:
+        return None
+    name = layers.pop()
+    layer = dict(model.named_modules()).get(name)
+    if not isinstance(layer, nn.Linear) or not _is_last(captured, name):
+        return None
+    prefix = f"{name}." if name else ""
+    fixed = torch.zeros_like(layer.weight[:, 0])
+    parts = [sigmas.get(f"{prefix}weight", torch.zeros_like(layer.weight))]
+    if layer.bias is not None:
+        parts.append(sigmas.get(f"{prefix}bias", fixed)[:, None])
+    variances = torch.cat([part.detach().cpu() for part in parts], dim=1).double().square()
+    return GaussianHeadPosterior(model, {"layer": name, "noise": given.noise}, variances)
+
+
 def describe(given: GaussianHeadPosterior) -> GaussianHead:
     """The last layer, its covariance's structure, and the noise where the posterior's method knew one."""
     noise = float(given.settings.get("noise", 0.0))
@@ -76,16 +103,24 @@ def rewrite(captured: Capture, layer: str) -> tuple[Stochastic, ...]:
     Raises:
         UnsupportedModelError: The layer is not the network's last operation, or is used twice.
     """
-    prefix = f"{layer}." if layer else ""
-    nodes = [node for node, name in captured.parameters.items() if name in (f"{prefix}weight", f"{prefix}bias")]
-    last = captured.output
-    alone = all(list(node.users) == [last] for node in nodes)
-    if not (nodes and alone and last.target is torch.ops.aten.linear.default and last.args[1] in nodes):
+    if not _is_last(captured, layer):
         raise UnsupportedModelError(
             f"the posterior is over the weights of {layer or 'the model itself'!r}, and the network does something "
             "else with them than give its outputs, last of all; end the network in that nn.Linear"
         )
+    nodes = _parameters(captured, layer)
     return tuple(Stochastic(node=node, member=captured.state[node], rewrite=_as_given) for node in nodes)
+
+
+def _parameters(captured: Capture, layer: str) -> list[fx.Node]:
+    prefix = f"{layer}." if layer else ""
+    return [node for node, name in captured.parameters.items() if name in (f"{prefix}weight", f"{prefix}bias")]
+
+
+def _is_last(captured: Capture, layer: str) -> bool:
+    nodes, last = _parameters(captured, layer), captured.output
+    alone = all(list(node.users) == [last] for node in nodes)
+    return bool(nodes) and alone and last.target is torch.ops.aten.linear.default and last.args[1] in nodes
 
 
 def _as_given(graph: fx.Graph, arguments: Sequence[fx.Node], member: fx.Node) -> fx.Node:
@@ -116,7 +151,7 @@ def head(given: GaussianHeadPosterior, task: Task) -> nn.Module:
     mean = _affine(matrix(layer), biased=layer.bias is not None)
     biased = layer.bias is not None
     if layout == "diagonal":
-        return _Diagonal(mean, given.covariance, biased)
+        return Diagonal(mean, given.covariance, biased)
     if layout == "per_output":
         return _PerOutput(mean, given.covariance, biased)
     return _Full(mean, given.covariance, biased, _contrasts(outputs) if _centred(given, task) else None)
@@ -160,7 +195,7 @@ def reference(given: GaussianHeadPosterior, task: Task) -> MomentReference:
     return answer
 
 
-class _Diagonal(nn.Module):
+class Diagonal(nn.Module):
     """Every weight on its own: the variance is linear in the squared features."""
 
     def __init__(self, mean: nn.Linear, covariance: Tensor, biased: bool) -> None:
@@ -169,6 +204,7 @@ class _Diagonal(nn.Module):
         self.variance = _affine(covariance, biased)
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [N, outputs] of features [N, features]."""
         return self.mean(phi), self.variance(phi * phi)
 
 

@@ -73,7 +73,11 @@ def posterior(
 
     shape = tuple(captured.output.meta["val"].shape)
     closed = ClosedForm(
-        described=Propagation(), head=exact.in_float32(), reference=reference, posterior=None, whole=whole
+        described=Propagation(noise_variance=given.noise**2 if task == "regression" else 0.0),
+        head=exact.in_float32(),
+        reference=reference,
+        posterior=None,
+        whole=whole,
     )
     draws = (StochasticInput(name="normal_0", source="output", kind="normal", shape=shape),)
     form = Posterior(
