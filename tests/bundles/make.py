@@ -91,6 +91,15 @@ class Labels(nn.Module):
         return self.last(self.body(image.float() / 255.0))
 
 
+class Sampled(Labels):
+    """The same with dropout behind both hidden layers, for moments that go through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.insert(2, nn.Dropout(0.1))
+        self.body.append(nn.Dropout(0.1))
+
+
 class Steering(nn.Module):
     """Image to two targets, normalised by its own statistics; for an ensemble, preprocessing its trunk."""
 
@@ -130,6 +139,18 @@ def make_gaussian() -> None:
     )  # fmt: skip
 
 
+def make_moments() -> None:
+    """Mean and variance of logits in one pass through dropout."""
+    torch.manual_seed(0)
+    generator = np.random.Generator(np.random.Philox(0))
+    light = generator.uniform(0.2, 1.0, (400, 1, 1, 1))
+    frames = (generator.integers(0, 256, (400, 1, 8, 8)) * light).astype(np.uint8)
+    export(
+        Sampled().eval(), frames[:1], HERE / "tiny_moments.ebdl", task="classification", samples=8, form="moments",
+        calibration={"inputs": frames, "labels": generator.integers(0, 4, 400)},
+    )  # fmt: skip
+
+
 def make() -> None:
     """Write all bundles, replacing those that are there."""
     torch.manual_seed(0)
@@ -165,6 +186,7 @@ def make() -> None:
         samples=8, selection="selected", calibration=generator.normal(size=(300, 5)).astype(np.float32),
     )  # fmt: skip
     make_gaussian()
+    make_moments()
     make_ensemble()
 
 

@@ -20,6 +20,8 @@ from edge_bdl.sampling import Members, masks, unpack
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 NAMES = ("tiny_masks", "tiny_weights", "tiny_ensemble", "tiny_dense", "tiny_points")
+# Bundles without members, and what they give beside the mean.
+MOMENTS = {"tiny_gaussian": "output_covariance", "tiny_moments": "output_variance"}
 PACKAGES = {
     "onnxruntime": ("onnxruntime",),
     "tflite": ("ai_edge_litert", "tflite_runtime"),
@@ -176,33 +178,35 @@ def test_the_same_members_give_the_same_bits_and_others_do_not(subject: Subject)
     near(other["members"], np.roll(first["members"], 1, axis=0))
 
 
-def test_a_gaussian_head_takes_no_members_and_gives_mean_and_covariance(engine_name: str) -> None:
-    bundle = Bundle.open(BUNDLES / "tiny_gaussian.ebdl")
+@pytest.mark.parametrize("name", MOMENTS)
+def test_moments_take_no_members_and_are_the_same_by_trunk_and_head(name: str, engine_name: str) -> None:
+    bundle = Bundle.open(BUNDLES / f"{name}.ebdl")
     subject = Subject(bundle, open_engine(engine_name, bundle.folder, bundle.manifest))
     fused, frame = subject.engine.graph("fused"), subject.frame()
     outputs = fused.run(frame)
     shapes = {spec.name: spec.shape for spec in bundle.manifest.outputs}
     assert {name: array.shape for name, array in outputs.items()} == shapes
     assert {array.dtype for array in outputs.values()} == {np.dtype(np.float32)}
-    for name, array in fused.run(frame).items():
-        np.testing.assert_array_equal(array, outputs[name])
+    for output, array in fused.run(frame).items():
+        np.testing.assert_array_equal(array, outputs[output])
     assert (fused.run(subject.other_frame())["output_mean"] != outputs["output_mean"]).any()
     head = subject.engine.graph("head").run(subject.boundary(frame))
-    for name in ("output_mean", "output_covariance"):
-        near(head[name], outputs[name])
+    for output in ("output_mean", MOMENTS[name]):
+        near(head[output], outputs[output])
     with pytest.raises(EngineError):
         fused.run(frame | {"normal_0": np.zeros((8, 1, 4), np.float32)})
 
 
+@pytest.mark.parametrize("name", MOMENTS)
 @pytest.mark.parametrize("engine_name", COMPUTING)
-def test_golden_moments_come_out(engine_name: str) -> None:
+def test_golden_moments_come_out(name: str, engine_name: str) -> None:
     need(engine_name)
-    bundle = Bundle.open(BUNDLES / "tiny_gaussian.ebdl")
+    bundle = Bundle.open(BUNDLES / f"{name}.ebdl")
     subject = Subject(bundle, open_engine(engine_name, bundle.folder, bundle.manifest))
     for number in range(len(subject.golden["det.output"])):
         outputs = subject.engine.graph("fused").run(subject.frame(number))
-        near(outputs["output_mean"], subject.golden["fused.output_mean"][number])
-        near(outputs["output_covariance"], subject.golden["fused.output_covariance"][number])
+        for output in ("output_mean", MOMENTS[name]):
+            near(outputs[output], subject.golden[f"fused.{output}"][number])
         near(outputs["density"], subject.golden["density"][number])
 
 

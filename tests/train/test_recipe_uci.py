@@ -11,7 +11,13 @@ import torch
 from scipy import stats
 
 from edge_bdl.errors import InputError
+from edge_bdl_train.bayesianize import Layers
 from edge_bdl_train.data.uci import RegressionSet
+from edge_bdl_train.layers import linear_map
+from edge_bdl_train.likelihoods.base import Likelihood
+from edge_bdl_train.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from edge_bdl_train.methods import mean_field
+from edge_bdl_train.optimiser import Optimiser
 from edge_bdl_train.recipes import open_study
 from edge_bdl_train.recipes.side_by_side import NetworksSideBySide, NoisyNetworksSideBySide
 from edge_bdl_train.recipes.uci import (
@@ -126,10 +132,10 @@ def test_networks_with_their_noise_are_as_many_linear_networks_and_say_one_noise
     torch.manual_seed(0)
     together = NoisyNetworksSideBySide(3, 4, 5)
     with torch.no_grad():
-        together.log_variance.copy_(torch.tensor([-1.0, 0.0, 2.0]))
+        together.log_noise.copy_(torch.tensor([-0.5, 0.0, 1.0]))
     x = torch.randn(16, 3, 4)
     answers = together(x)
-    assert torch.equal(answers[:, 3:], together.log_variance.expand(16, 3))
+    assert torch.equal(answers[:, 3:], torch.tensor([-1.0, 0.0, 2.0]).expand(16, 3))
     for number in range(3):
         hidden, output = (layer.weight[..., 0].chunk(3)[number] for layer in (together.hidden, together.output))
         bias, last = together.hidden.bias.chunk(3)[number], together.output.bias[number]
@@ -138,6 +144,45 @@ def test_networks_with_their_noise_are_as_many_linear_networks_and_say_one_noise
     answers[:, 1].sum().backward()
     assert together.hidden.weight.grad.chunk(3)[1].abs().sum() > 0.0
     assert together.hidden.weight.grad.chunk(3)[0].abs().sum() == 0.0
+
+
+def test_mean_field_side_by_side_learns_step_for_step_what_each_split_would_learn_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights, their standard deviations and the noise of the targets, when both draw the same."""
+    monkeypatch.setattr(linear_map, "standard_normal", lambda shape, like, generator: torch.ones(shape))
+    torch.manual_seed(0)
+    splits = NoisyNetworksSideBySide(3, 4, 5)
+    optimiser = Optimiser(learning_rate=1e-2, decay=0.99)
+
+    def trainee(network: torch.nn.Module, likelihood: Likelihood, layers: Layers) -> mean_field.MeanFieldTrainee:
+        config = mean_field.Config(layers=layers, optimiser=optimiser)
+        return mean_field.build(network, likelihood, config, n_data=32, generator=torch.Generator())
+
+    def alone(number: int) -> torch.nn.Module:
+        own = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1))
+        for plain, layer in ((own[0], splits.hidden), (own[2], splits.output)):
+            plain.weight = torch.nn.Parameter(layer.weight[..., 0].detach().chunk(3)[number].clone())
+            plain.bias = torch.nn.Parameter(layer.bias.detach().chunk(3)[number].clone())
+        return own
+
+    together = trainee(splits, HeteroscedasticGaussian(), NoisyNetworksSideBySide.LAYERS)
+    apart = [trainee(alone(number), Gaussian(1.0, learned=True), "all") for number in range(3)]
+    x = torch.randn(32, 3, 4)
+    y = x[..., 0] + torch.tensor([0.01, 0.1, 1.0]) * torch.randn(32, 3)
+    for step in range(150):
+        rows = slice(16 * (step % 2), 16 * (step % 2) + 16)
+        losses = [own.step(x[rows, number], y[rows, number, None]) for number, own in enumerate(apart)]
+        assert together.step(x[rows], y[rows]) == pytest.approx(sum(losses), rel=1e-3, abs=1e-3)
+        if step % 2:
+            for each in (together, *apart):
+                each.end_epoch(step // 2)
+    learned = together.posterior([]).network.log_noise.detach()
+    assert learned.tolist() == pytest.approx([own.likelihood.log_noise.item() for own in apart], abs=2e-3)
+    assert (learned < -0.3).any()
+    sigma = together.posterior([]).sigmas["hidden.weight"][..., 0].chunk(3)
+    for number, own in enumerate(apart):
+        torch.testing.assert_close(sigma[number], own.posterior([]).sigmas["0.weight"], rtol=1e-2, atol=1e-3)
 
 
 def test_a_short_run_beats_the_constant_and_names_every_set_and_method(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from edge_bdl_train.models.lenet import LeNet
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.models.resnet8 import ResNet8
 from edge_bdl_train.preprocess import Preprocess
-from interleaved import interleaved
+from interleaved import interleaved, passes
 
 _SAMPLES = (16, 1000)
 
@@ -80,9 +80,7 @@ def _bundle(folder: Path, name: str, layout: str) -> Bundle:
 def _row(bundle: Bundle, engine: str, rounds: int) -> str:
     runtime, golden = Runtime.open(bundle, engine), bundle.golden()
     frames = [{spec.name: golden[f"input.{spec.name}"][i] for spec in bundle.manifest.inputs} for i in range(3)]
-    graphs = [runtime.engine.graph("det"), runtime.engine.graph("fused")]
-    calls = [lambda graph=graph: graph.run(frames[0]) for graph in graphs]
-    det_s, fused_s = np.median(interleaved(calls, rounds), axis=0)
+    det_s, fused_s = np.median(interleaved(passes(bundle, engine), rounds), axis=0)
     overheads = " | ".join(f"{_overhead_us(runtime, frames, samples):.0f}" for samples in _SAMPLES)
     total = bundle.manifest.flops.total
     head = bundle.manifest.gaussian

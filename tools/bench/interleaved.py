@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_bdl.bundle import Bundle
+from edge_bdl.engines import open_engine
+from edge_bdl.sampling import Members
 
 
 def interleaved(calls: Sequence[Callable[[], object]], rounds: int, in_a_row: int = 1) -> NDArray[np.float64]:
@@ -26,6 +31,18 @@ def interleaved(calls: Sequence[Callable[[], object]], rounds: int, in_a_row: in
             column = (number + place) % len(calls)
             took[number, column] = np.median(_timed(calls[column], in_a_row))
     return took
+
+
+def passes(bundle: Bundle, engine: str) -> tuple[Callable[[], dict[str, Any]], Callable[[], dict[str, Any]]]:
+    """One deterministic pass, and one fused pass of the whole bank, over the first frame of a bundle's self-test."""
+    manifest, golden = bundle.manifest, bundle.golden()
+    opened = open_engine(engine, bundle.folder, manifest)
+    frame = {spec.name: golden[f"input.{spec.name}"][0] for spec in manifest.inputs}
+    det, fused = opened.graph("det"), opened.graph("fused")
+    if manifest.closed is not None or manifest.bank.built_in:
+        return lambda: det.run(frame), lambda: fused.run(frame)
+    held = fused.hold(Members(manifest.form, manifest.bank, bundle.bank()).take(0, manifest.bank.members))
+    return lambda: det.run(frame), lambda: fused.run(frame, held)
 
 
 def _timed(call: Callable[[], object], times: int) -> list[float]:

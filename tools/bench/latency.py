@@ -19,13 +19,11 @@ import torch
 from torch import nn
 
 from edge_bdl import Bundle
-from edge_bdl.engines import open_engine
 from edge_bdl.profiling import profile
-from edge_bdl.sampling import Members
 from edge_bdl_export import export
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.preprocess import Preprocess
-from interleaved import interleaved
+from interleaved import interleaved, passes
 
 
 def main() -> None:
@@ -72,19 +70,10 @@ def _density(with_density: Path, without: Path, rounds: int = 3000) -> None:
     print("| engine | n | with, p50 ms | without, p50 ms | T_det ms | share of T_det | R(16) |")
     print("|---|---|---|---|---|---|---|")
     for engine in ("onnxruntime", "tflite"):
-        calls, outputs = [], []
-        for path in (with_density, without):
-            bundle = Bundle.open(path)
-            opened = open_engine(engine, bundle.folder, bundle.manifest)
-            graph = opened.graph("fused")
-            held = graph.hold(Members(bundle.manifest.form, bundle.manifest.bank, bundle.bank()).take(0, 16))
-            frame = {bundle.manifest.inputs[0].name: bundle.golden()[f"input.{bundle.manifest.inputs[0].name}"][0]}
-            calls.append(lambda graph=graph, frame=frame, held=held: graph.run(frame, held))
-            det = opened.graph("det")
-        calls.append(lambda det=det, frame=frame: det.run(frame))
-        outputs = [call() for call in calls]
-        assert "density" in outputs[0]
-        assert "density" not in outputs[1]
+        (_, scored_pass), (once, plain_pass) = (passes(Bundle.open(path), engine) for path in (with_density, without))
+        assert "density" in scored_pass()
+        assert "density" not in plain_pass()
+        calls = [scored_pass, plain_pass, once]
         scored, plain, det_ms = np.median(interleaved(calls, rounds), axis=0) * 1e3
         print(
             f"| {engine} | {rounds} | {scored:.4f} | {plain:.4f} | {det_ms:.4f} | {(scored - plain) / det_ms:+.1%} "

@@ -26,13 +26,12 @@ import fashion_mnist
 from edge_bdl.bundle import Bundle
 from edge_bdl.findings import Partial
 from edge_bdl.manifest import Manifest
-from edge_bdl.runtime import Runtime
 from edge_bdl_export import export
 from edge_bdl_train.fit import fit
 from edge_bdl_train.likelihoods.categorical import Categorical
 from edge_bdl_train.methods import open_method
 from edge_bdl_train.posterior import Posterior
-from interleaved import interleaved
+from interleaved import interleaved, passes
 
 SAMPLES = 8
 _IMAGES, _EPOCHS, _BATCH, _RATE = 15_000, 4, 100, 0.1
@@ -88,15 +87,9 @@ def exported(
     )  # fmt: skip
 
 
-def ratio(out: Path, frame: NDArray[np.float32], rounds: int) -> float:
+def ratio(out: Path, rounds: int) -> float:
     """R(8): time of all members / time of one deterministic pass, each in its own graph."""
-    runtime = Runtime.open(Bundle.open(out), engine="onnxruntime", threads=1)
-    bank = runtime.manifest.bank
-    inputs = {runtime.manifest.inputs[0].name: frame}
-    fused, det = (runtime.engine.graph(name) for name in ("fused", "det"))
-    members = None if bank.built_in else fused.hold(runtime._members.take(0, bank.members))
-    took = interleaved([lambda: fused.run(inputs, members), lambda: det.run(inputs)], rounds)
-    together, once = np.median(took, axis=0)
+    once, together = np.median(interleaved(passes(Bundle.open(out), "onnxruntime"), rounds), axis=0)
     return float(together / once)
 
 
@@ -119,7 +112,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "partial.ebdl"
                 manifest = exported(posterior, layer, frames, labels, out)
-                times = ratio(out, frames[0], given.rounds)
+                times = ratio(out, given.rounds)
             cost = manifest.partial
             told = (
                 f"{cost.epistemic_spearman:.3f} | {cost.kl:.4f} | {cost.mean_error:.4f} | {cost.epistemic_ratio:.2f}"

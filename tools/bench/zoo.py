@@ -18,12 +18,10 @@ import numpy as np
 import torch
 
 from edge_bdl import Bundle
-from edge_bdl.engines import open_engine
 from edge_bdl.errors import EdgeBdlError
-from edge_bdl.sampling import Members
 from edge_bdl_export import export
 from edge_bdl_train.models.zoo import METHODS_SHOWN, ZOO, Exhibit, posterior_of
-from interleaved import interleaved
+from interleaved import interleaved, passes
 
 _SAMPLES = 16
 _ROUNDS = (50, 3000)
@@ -66,20 +64,13 @@ def exported(exhibit: Exhibit, method: str, out: Path) -> Bundle:
 
 def row(bundle: Bundle, engine: str, seconds: float) -> str:
     """One engine's figures."""
-    manifest, golden = bundle.manifest, bundle.golden()
-    opened = open_engine(engine, bundle.folder, manifest)
-    frame = {spec.name: golden[f"input.{spec.name}"][0] for spec in manifest.inputs}
-    det, fused = opened.graph("det"), opened.graph("fused")
-    held = None
-    if manifest.bank.inputs and not manifest.bank.built_in:
-        held = fused.hold(Members(manifest.form, manifest.bank, bundle.bank()).take(0, manifest.bank.members))
-    calls = [lambda: det.run(frame), lambda: fused.run(frame, held)]
+    manifest, calls = bundle.manifest, passes(bundle, engine)
     rounds = int(np.clip(seconds / (2.0 * interleaved(calls, 5).mean(axis=0).sum()), *_ROUNDS))
     det_s, fused_s = np.median(interleaved(calls, rounds), axis=0)
     size = sum(entry.bytes for entry in manifest.files.values())
     parity = max(check.value for check in manifest.parity if check.engine == engine and check.check.startswith(_EQUALS))
     return (
-        f"{manifest.form} | {manifest.bank.members if manifest.bank.inputs else 'closed form'} | {size / 1e6:.2f} | "
+        f"{manifest.form} | {manifest.bank.members if manifest.closed is None else 'closed form'} | {size / 1e6:.2f} | "
         f"{parity:.0e} | {engine} | {rounds} | {det_s * 1e3:.3f} | {fused_s / det_s:.3f}"
     )
 

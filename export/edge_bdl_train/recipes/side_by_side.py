@@ -73,7 +73,8 @@ class NoisyNetworksSideBySide(nn.Module):
 
     A convolution of one place whose channels are in groups is as many linear layers; the rows are its places. The
     answers are all means, then all log-variances, as ``HeteroscedasticGaussian`` reads them; each network has one
-    log-variance for all rows.
+    noise for all rows. Its parameter is the logarithm of the standard deviation, as in ``Gaussian(learned=True)``: Adam
+    moves every parameter by about the learning rate, so a log-variance would take twice as many steps.
 
     Args:
         count: how many.
@@ -88,9 +89,9 @@ class NoisyNetworksSideBySide(nn.Module):
         super().__init__()
         self.hidden = nn.Conv1d(count * inputs, count * hidden, 1, groups=count)
         self.output = nn.Conv1d(count * hidden, count, 1, groups=count)
-        self.log_variance = nn.Parameter(torch.zeros(count))
+        self.log_noise = nn.Parameter(torch.zeros(count))
 
     def forward(self, x: Tensor) -> Tensor:
         """One answer and one log-variance per row and network."""
         answers = self.output(torch.relu(self.hidden(x.flatten(1).T[None])))[0].T
-        return torch.cat([answers, self.log_variance.expand_as(answers)], dim=1)
+        return torch.cat([answers, 2.0 * self.log_noise.expand_as(answers)], dim=1)
