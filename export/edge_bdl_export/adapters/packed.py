@@ -23,8 +23,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _linear(layer: Any) -> Replacement:
-    count, weight = layer.num_estimators, layer.weight.detach().cpu()
-    rows = (weight.to_dense() if weight.is_sparse else torch.block_diag(*weight)).chunk(count)
+    count = layer.num_estimators
+    rows = torch.block_diag(*layer.weight.detach().cpu()).chunk(count)
     values = {"weight": torch.stack(rows if layer.first else [row.chunk(count, 1)[i] for i, row in enumerate(rows)])}
     if layer.bias is not None:
         values["bias"] = torch.stack(layer.bias.detach().cpu().chunk(count))
