@@ -25,8 +25,8 @@ class Moments(NamedTuple):
     """A Gaussian for each row of outputs.
 
     Attributes:
-        mean: float64 [rows, outputs].
-        covariance: float64 [rows, outputs, outputs], or of independent outputs the variances [rows, outputs].
+        mean: float64 [rows, outputs]; of independent outputs any shape.
+        covariance: float64 [rows, outputs, outputs], or of independent outputs the variances, shaped as the mean.
     """
 
     mean: NDArray[np.float64]
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """Of each output [rows, outputs]; never negative, whatever rounding did to it."""
+        """Of each output, shaped as the mean; never negative, whatever rounding did to it."""
         independent = self.covariance.ndim == self.mean.ndim
         variance = self.covariance if independent else np.diagonal(self.covariance, axis1=1, axis2=2)
         positive: NDArray[np.float64] = np.maximum(variance, 0.0)
@@ -63,7 +63,7 @@ def read(manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> Moments:
 
 
 def draw(moments: Moments, normals: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Outputs [S, rows, outputs] from draws of N(0, 1) of the same shape. The moments are finite."""
+    """Outputs [S, *mean's shape] from draws of N(0, 1) of the same shape. The moments are finite."""
     if moments.covariance.ndim == moments.mean.ndim:
         deviation = np.sqrt(moments.variance) * normals
     else:
@@ -83,7 +83,7 @@ def _root(covariance: Float) -> Float:
     return root
 
 
-def probit(moments: Moments) -> Uncertainty:
+def probit(moments: Moments, class_axis: int = 1) -> Uncertainty:
     """Class probabilities without samples; how their uncertainty splits is not known.
 
     The softmax of the mean logits, each divided by sqrt(1 + pi/8 variance) (MacKay 1992, "The evidence framework
@@ -91,15 +91,19 @@ def probit(moments: Moments) -> Uncertainty:
     full covariance the logits' common shift is left out, on which no probability depends; the variance that is left in
     each of n independent logits is scaled by n / (n - 1), to what it was.
 
+    Args:
+        moments: Of the logits.
+        class_axis: Where they are; 1 with a covariance.
+
     Returns:
-        Mean [rows, classes]; total [rows], its entropy in nats; aleatoric and epistemic are NaN.
+        Mean, shaped as the logits; total, without that axis, its entropy in nats; aleatoric and epistemic are NaN.
     """
     own = _without_shift(moments)
     scores = own.mean / np.sqrt(1.0 + math.pi / 8.0 * own.variance)
-    scores -= scores.max(axis=1, keepdims=True)
-    normaliser = np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    scores -= scores.max(axis=class_axis, keepdims=True)
+    normaliser = np.log(np.exp(scores).sum(axis=class_axis, keepdims=True))
     mean = np.exp(scores - normaliser)
-    total = -(mean * (scores - normaliser)).sum(axis=1)
+    total = -(mean * (scores - normaliser)).sum(axis=class_axis)
     unknown = np.full_like(total, np.nan)
     return Uncertainty(mean, unknown, unknown.copy(), total, np.full_like(mean, np.nan))
 

@@ -382,8 +382,8 @@ class Manifest(Part, frozen=True, kw_only=True):
         shape = self.outputs[0].shape
         if (len(shape) != 2 and self.form == "gaussian_head") or self.outputs[:2] != self.closed.moments(shape):
             raise ValueError(f"a {self.form} gives mean [rows, outputs] and its covariance, got {self.outputs}")
-        if self.class_axis not in (None, 1):
-            raise ValueError(f"the classes of a {self.form} are its axis 1, got {self.class_axis}")
+        if self.form == "gaussian_head" and self.class_axis not in (None, 1):
+            raise ValueError(f"the classes of a gaussian_head are its axis 1, got {self.class_axis}")
         if any((source.kind, source.shape) != ("normal", shape) for source in self.bank.inputs):
             raise ValueError(f"a {self.form}'s draws are normal and of shape {shape}")
 

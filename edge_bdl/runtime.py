@@ -388,7 +388,8 @@ class Runtime:
         elif samples and finite:
             uncertainty, fault = self._decompose(draw(moments, self._normal_draws(samples)))
         else:
-            uncertainty, fault = probit(moments), "without samples the epistemic uncertainty is not known"
+            uncertainty = probit(moments, self.manifest.class_axis or 0)
+            fault = "without samples the epistemic uncertainty is not known"
         return uncertainty, fault if finite else "the engine returned moments that are not finite"
 
     def _normal_draws(self, samples: int) -> NDArray[np.float32]:

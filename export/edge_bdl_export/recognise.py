@@ -61,6 +61,11 @@ def recognise(
     head = None if asked.of_members else given.head or gaussian_head.of_independent(given, model, captured)
     drawn: Sequence[StateDict] = ()
     if head is not None:
+        if asked.task == "classification" and asked.class_axis != 1:
+            raise ExportError(
+                f"the last layer's outputs are [rows, classes], and class_axis={asked.class_axis} is not where the "
+                "classes are; leave it out"
+            )
         posterior = gaussian_head.posterior(captured, head, asked.task)
     elif given.draws is not None:
         drawn = given.draws.pool(*pool_sizes(asked.samples, asked.selection, whole=start is None))

@@ -457,6 +457,7 @@ def test_a_closed_form_that_its_own_members_contradict_is_seen() -> None:
     ("arguments", "message"),
     [
         ({"members": [{}, {}]}, "draws its own members"),
+        ({"class_axis": 0}, "class_axis=0 is not where the classes are"),
         ({"samples": 1}, "samples must be at least 2"),
     ],
 )

@@ -156,6 +156,40 @@ def test_a_likelihood_s_noise_is_the_aleatoric_part(tmp_path: Path) -> None:
     np.testing.assert_allclose(prediction.total, prediction.epistemic + 0.25)
 
 
+class Segmenting(nn.Module):
+    """uint8 [1, 3, 8, 8] -> a map of classes [1, 6, 6, 4], which come last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.drop, self.last = nn.Conv2d(3, 8, 3), nn.Dropout(0.2), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.drop(torch.relu(self.body(x.float() / 128.0 - 1.0)))).permute(0, 2, 3, 1)
+
+
+def test_a_map_s_classes_may_be_its_last_axis(tmp_path: Path) -> None:
+    folder, model = tmp_path / "s.ebdl", built(Segmenting)
+    export(
+        model, frames()[:1], folder, task="classification", class_axis=3, calibration=frames(), form="moments",
+        samples=8, formats=("onnx",), accept_loss=True,  # frames of noise are hardly to be told apart
+    )  # fmt: skip
+    runtime, frame = Runtime.open(folder), frames(3)[2:]
+    prediction, probit = runtime.predict(frame, samples=4000), runtime.predict(frame, samples=0)
+    with torch.no_grad():
+        model.drop.train()
+        hidden = torch.relu(model.body(torch.from_numpy(frame).float() / 128.0 - 1.0)).expand(4000, -1, -1, -1)
+        members = model.last(model.drop(hidden)).permute(0, 2, 3, 1).softmax(-1)
+    assert prediction.epistemic.shape == probit.total.shape == (1, 6, 6)
+    assert prediction.mean.shape == probit.mean.shape == (1, 6, 6, 4)
+    np.testing.assert_allclose(prediction.mean.sum(-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(probit.mean.sum(-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(prediction.mean[0], members.mean(0).numpy(), atol=0.02)
+    np.testing.assert_allclose(probit.mean[0], members.mean(0).numpy(), atol=0.02)
+    spread = -(members * members.log()).sum(-1)
+    expected = -(members.mean(0) * members.mean(0).log()).sum(-1) - spread.mean(0)
+    np.testing.assert_allclose(prediction.epistemic[0], expected.numpy(), rtol=0.5, atol=2e-3)
+
+
 def test_inspect_says_how_close_the_moments_are(gaussian: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect([str(gaussian)]) == 0
     text = capsys.readouterr().out
@@ -241,7 +275,7 @@ def test_limits_are_told_with_what_was_measured() -> None:
         ({"propagation": {"epistemic_spearman": 2.0}}, "rank correlation"),
         ({"propagation": {"deviation_ratio": -1.0}}, "not negative"),
         ({"propagation": {"noise_variance": -1.0}}, "noise"),
-        ({"class_axis": 0}, "the classes of a moments are its axis 1"),
+        ({"class_axis": 2}, "class_axis 2 is not an axis"),
         ({"schema_version": 1}, "is of schema 2"),
     ],
 )
