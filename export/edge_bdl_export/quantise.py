@@ -38,6 +38,7 @@ _MOVES = {
     _ATEN.squeeze.dims,
     _ATEN.unsqueeze.default,
 }
+_FLATTENS = {_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default, _ATEN.flatten.using_ints}
 # A convolution that reads an image's channels stays fp32: int8 kernels are slower there (PilotNet's first, onnxruntime:
 # 175 us against 94), and what every other layer rests on stays exact.
 _IMAGE_CHANNELS = 4
@@ -173,6 +174,7 @@ def _with_pairs(module: nn.Module, layers: Collection[str], seen: Mapping[str, _
             _pair(node, *scales[node])
     for layer in found:
         _quantise_weight(module, layer)
+    _give_flattened(module, seen)
     module.graph.lint()
     module.recompile()
     return module
@@ -199,6 +201,23 @@ def _pair(node: fx.Node, scale: float, zero: int) -> None:
     with node.graph.inserting_after(quantised):
         dequantised = node.graph.call_function(_DEQUANTISE, (quantised, *arguments))
     node.replace_all_uses_with(dequantised, delete_user_cb=lambda user: user is not quantised)
+
+
+def _give_flattened(module: fx.GraphModule, seen: Mapping[str, _Seen]) -> None:
+    """Outputs that the network itself reads flattened are taken from there, and given their shape again.
+
+    Of a quantised value that leaves with its channels and is flattened besides, litert-torch 0.10 confuses the axes.
+    """
+    end = module.graph.output_node()
+    for output in list(end.all_input_nodes):
+        flat = next((user for user in output.users if user.target in _FLATTENS), None)
+        if output.target is not _DEQUANTISE or flat is None:
+            continue
+        while flat.target is not _DEQUANTISE and any(user.target in (QUANTISE, _DEQUANTISE) for user in flat.users):
+            flat = next(iter(flat.users))
+        shape = list(seen[_captured(output.args[0].args[0])].shape)
+        with module.graph.inserting_before(end):
+            end.replace_input_with(output, module.graph.call_function(_ATEN.reshape.default, (flat, shape)))
 
 
 def _quantise_weight(module: fx.GraphModule, layer: fx.Node) -> None:

@@ -293,3 +293,20 @@ def test_fp16_needs_no_frames(tmp_path: Path) -> None:
     manifest = written(net(), tmp_path / "half.ebdl", weights="fp16", calibration=None)
     (moved,) = checks(manifest, "precision_members_moved")
     assert 0.0 < moved.value <= moved.limit == 0.01
+
+
+def test_a_convolution_s_features_keep_their_density_in_int8_under_tflite(tmp_path: Path):
+    """They leave the trunk flattened for the head, and with their channels for the density."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 4),
+    ).eval()  # fmt: skip
+    frames = np.random.default_rng(0).random((250, 1, 1, 12, 12), dtype=np.float32)
+    manifest = export(
+        model, frames[0], tmp_path / "x.ebdl", task="classification", samples=4, formats=("tflite",), weights="int8",
+        calibration={"inputs": frames, "labels": np.arange(250) % 4}, accept_loss=True,
+    )  # fmt: skip
+    checks = [check for check in manifest.parity if check.check.startswith("density_equals_torch")]
+    assert len(checks) == 2
+    assert all(check.passed for check in checks)
