@@ -13,7 +13,7 @@ from torch import Tensor
 from edge_bdl.errors import ExportError, require
 from edge_bdl.manifest import MEMBERS_OUTPUT, Selection, Task, TensorSpec
 from edge_bdl_export.capture import Capture
-from edge_bdl_export.choose import Samples
+from edge_bdl_export.choose import AUTO, Samples
 from edge_bdl_export.fidelity import Reading
 from edge_bdl_export.precision import Numbering
 from edge_bdl_export.quiet import quiet
@@ -68,10 +68,12 @@ class Asked:
         ):
             if value not in known:
                 raise ExportError(f"{what} is one of {', '.join(known)}; got {value!r}")
-        if not 0 <= self.seed < 2**64:
-            raise ExportError(f"seed must be at least 0 and fit 64 bits, got {self.seed}")
-        if not 0.0 < self.fidelity <= 1.0:
-            raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {self.fidelity}")
+        if not (isinstance(self.samples, int) or self.samples == AUTO):
+            raise ExportError(f"samples is a whole number of at least 2, or 'auto', got {self.samples!r}")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
+            raise ExportError(f"seed must be a whole number of at least 0 and fit 64 bits, got {self.seed!r}")
+        if not (isinstance(self.fidelity, int | float) and 0.0 < self.fidelity <= 1.0):
+            raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {self.fidelity!r}")
         self._check_partial()
         self._check_form()
         if self.self_contained and "onnx" not in self.formats:

@@ -114,7 +114,8 @@ def export(
             it.
         form: ``moments``: mean and variance in one pass, without members, of dropout or mean field (needs calibration).
             ``weight_bank``: members also of a Gaussian over the last layer's weights, which else is exported in closed
-            form (but for ``selection="selected"`` or fewer bits for the bank). None: as the posterior has it.
+            form (but for ``selection="selected"``, ``stochastic_from`` or fewer bits for the bank). None: as the
+            posterior has it.
 
     Returns:
         The manifest of the written bundle.

@@ -52,7 +52,7 @@ def take_apart(given: Any, members: Any, deterministic: Sequence[str], seed: int
 
     Args:
         given: A network, a fitted posterior, or somebody else's model. Dropout is the network's own; of every other
-            posterior but a Gaussian last layer, members are drawn.
+            posterior members can be drawn.
         members: Of a network.
         deterministic: Qualified names of modules to hold at eval.
         seed: For drawing members.
@@ -79,7 +79,8 @@ def take_apart(given: Any, members: Any, deterministic: Sequence[str], seed: int
     if isinstance(given, GaussianHeadPosterior):
         head = _on_the_cpu(given)
         return Given(head.network, Draws(head.sample, None, seed, head.mean()), head=head)
-    noise = float(given.settings.get("likelihood", {}).get("noise", 0.0))
+    likelihood = given.settings.get("likelihood")
+    noise = float(likelihood.get("noise", 0.0)) if isinstance(likelihood, Mapping) else 0.0
     if isinstance(given, DropoutPosterior):
         return Given(given.network, noise=noise)
     if isinstance(given, MasksemblesPosterior):

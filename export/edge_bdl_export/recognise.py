@@ -58,7 +58,7 @@ def recognise(
         posterior, captured = moments.posterior(model, example, captured, held, given, asked.task, seed)
         return Recognised(model, captured, posterior)
     start = asked.stochastic_from
-    head = None if asked.of_members else given.head or gaussian_head.of_independent(given, model, captured)
+    head = None if asked.of_members else given.head or gaussian_head.of_independent(given, model, captured, example)
     drawn: Sequence[StateDict] = ()
     if head is not None:
         if asked.task == "classification" and asked.class_axis != 1:

@@ -72,9 +72,9 @@ def understand(model: Any, example_input: Inputs, members: Any, asked: Asked) ->
     own = copy.deepcopy(given.model).cpu().eval()
     example = as_tensors(example_input)
     check_dtypes(example, asked.formats)
+    captured = capture(own, example, asked.deterministic)
     if given.adapter is not None:
         given.adapter.check(example)
-    captured = capture(own, example, asked.deterministic)
     reading = Reading(asked.task, asked.class_axis if asked.task == "classification" else None)
     output = output_spec(captured, reading)
     found = recognise(given, own, captured, example, asked)

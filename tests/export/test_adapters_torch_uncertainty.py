@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edge_bdl.errors import ExportError, UnsupportedModelError
+from edge_bdl.errors import EdgeBdlError, ExportError, UnsupportedModelError
 from edge_bdl_export import export
 from edge_bdl_export.adapters import adapt, members_of
 from edge_bdl_export.capture import find_dropout
@@ -273,6 +273,47 @@ def test_packed_members_that_meet_on_the_way_are_refused(
     with pytest.raises(UnsupportedModelError, match="the packed members of Sequential cannot be told apart"):
         export(model, X, tmp_path / "packed.ebdl", formats=("onnx",))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_example_that_hides_where_members_meet_does_not_help(layers: Any, seeded: Callable[..., nn.Module]):
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(-1, keepdim=True)
+
+    model = seeded(
+        lambda: nn.Sequential(
+            layers.PackedLinear(6, 4, bias=False, **PACK, **FIRST), Centred(),
+            layers.PackedLinear(4, 3, bias=False, **PACK, **LAST),
+        )
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match="cannot be told apart"):
+        adapt(model).check((torch.zeros(1, 6),))
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((torch.rand(1, 5),), "PackedLinear|Sequential|mat1"),
+        ((torch.rand(1, 6), torch.rand(1, 6)), "takes|positional"),
+        ((torch.zeros(1, 6, dtype=torch.uint8),), "dtype|type"),
+    ],
+    ids=["width", "two inputs", "integers"],
+)
+def test_an_example_that_does_not_fit_a_packed_network_is_one_sentence(
+    example: tuple[Tensor, ...], message: str, layers: Any, tmp_path: Path, seeded: Callable[..., nn.Module]
+):
+    model = seeded(
+        lambda: nn.Sequential(
+            layers.PackedLinear(6, 4, **PACK, **FIRST), layers.PackedLinear(4, 3, **PACK, **LAST), nn.BatchNorm1d(3)
+        )
+    )
+    with pytest.raises(EdgeBdlError, match=message):
+        export(model, example, tmp_path / "x.ebdl", formats=("onnx",))
+
+
+def test_sparse_packed_weights_are_refused(layers: Any):
+    with pytest.raises(UnsupportedModelError, match="give it implementation='einsum'"):
+        adapt(layers.PackedLinear(6, 4, implementation="sparse", **PACK, **FIRST, **LAST))
 
 
 @pytest.mark.parametrize("ends", [{}, FIRST, LAST], ids=str)

@@ -376,6 +376,30 @@ def test_a_gaussian_last_layer_has_members_where_they_are_asked_for(
     assert (manifest.form, manifest.bank.members) == ("weight_bank", 8)
 
 
+class Two(nn.Module):
+    """A last layer behind two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(5, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.last(torch.tanh(torch.cat([a, b], 1)))
+
+
+def test_a_network_may_have_two_inputs(tmp_path: Path) -> None:
+    posterior = mean_field_of(seeded(Two), "last.weight", "last.bias")
+    manifest = export(posterior, (torch.rand(1, 2), torch.rand(1, 3)), tmp_path / "t.ebdl", formats=("onnx",))
+    assert manifest.form == "gaussian_head"
+
+
+class Functional(Network):
+    """The last layer's weights, without the layer."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(image.float() / 255.0), self.last.weight, self.last.bias)
+
+
 class Sequence(nn.Module):
     """Every step of a sequence through the last layer."""
 
@@ -400,8 +424,9 @@ class Squashed(Network):
         (Network, ("body.0.weight",)),
         (Squashed, ("last.weight",)),
         (Sequence, ("last.weight",)),
+        (Functional, ("last.weight",)),
     ],
-    ids=["two layers", "another layer", "a convolution", "not last of all", "a map"],
+    ids=["two layers", "another layer", "a convolution", "not last of all", "a map", "without its layer"],
 )
 def test_random_weights_that_are_not_the_last_layer_s_alone_have_members(
     build: Any, names: tuple[str, ...], tmp_path: Path
@@ -459,6 +484,9 @@ def test_a_closed_form_that_its_own_members_contradict_is_seen() -> None:
         ({"members": [{}, {}]}, "draws its own members"),
         ({"class_axis": 0}, "class_axis=0 is not where the classes are"),
         ({"samples": 1}, "samples must be at least 2"),
+        ({"samples": "lots"}, "samples is a whole number of at least 2, or 'auto', got 'lots'"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"fidelity": "x"}, "fidelity is a rank correlation above 0"),
     ],
 )
 def test_arguments_that_do_not_fit_a_gaussian_head_are_refused(tmp_path: Path, arguments: Any, message: str) -> None:

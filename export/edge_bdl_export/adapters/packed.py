@@ -24,6 +24,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def _linear(layer: Any) -> Replacement:
     count = layer.num_estimators
+    if layer.weight.is_sparse:
+        raise UnsupportedModelError(
+            "a PackedLinear of implementation='sparse' cannot be copied; give it implementation='einsum'"
+        )
     rows = torch.block_diag(*layer.weight.detach().cpu()).chunk(count)
     values = {"weight": torch.stack(rows if layer.first else [row.chunk(count, 1)[i] for i, row in enumerate(rows)])}
     if layer.bias is not None:
@@ -72,7 +76,7 @@ def norms(model: nn.Module) -> dict[nn.Module, Rule]:
     for module in model.modules():
         if count is None and named(module, RULES):
             count = module.num_estimators
-        elif count is not None and type(module) in _NORMS:
+        elif count is not None and type(module) in _NORMS and not module.num_features % count:
             found[module] = partial(_cut, count=count)
     return found
 
@@ -89,15 +93,34 @@ def check_apart(model: nn.Module, network: nn.Module, members: Sequence[Member],
     Raises:
         UnsupportedModelError: They do not, or cannot be run.
     """
+    whole = copied(model)
+    # An example of zeros, say, may hide what other inputs show.
+    for inputs in (example, tuple(map(_other, example))):
+        if not _same(whole, network, members, inputs):
+            raise UnsupportedModelError(
+                f"the packed members of {type(model).__name__} cannot be told apart: its forward pass joins their "
+                "channels, or does not begin with a layer of first=True and end with one of last=True, as its only "
+                "output"
+            )
+
+
+def _same(whole: nn.Module, network: nn.Module, members: Sequence[Member], inputs: tuple[Tensor, ...]) -> bool:
     with torch.no_grad():
-        theirs = copied(model)(*example)
+        theirs = whole(*inputs)
         try:
-            ours = torch.cat([functional_call(network, dict(member), example) for member in members])
-        except RuntimeError:
-            ours = torch.empty(0)
-    alike = isinstance(theirs, Tensor) and theirs.shape == ours.shape
-    if not (alike and torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))):
-        raise UnsupportedModelError(
-            f"the packed members of {type(model).__name__} cannot be told apart: its forward pass joins their "
-            "channels, or does not begin with a layer of first=True and end with one of last=True"
-        )
+            ours = [functional_call(network, dict(member), inputs) for member in members]
+        except (RuntimeError, ValueError):  # shapes that do not fit
+            return False
+    if not all(isinstance(value, Tensor) for value in (theirs, *ours)):
+        return False
+    own = torch.cat(ours)
+    alike = own.shape == theirs.shape and torch.allclose(own, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    return alike and torch.isfinite(theirs).all().item()
+
+
+def _other(value: Tensor) -> Tensor:
+    """Another input of that shape: noise, or the same integers in another order."""
+    generator = torch.Generator().manual_seed(0)
+    if value.is_floating_point():
+        return torch.randn(value.shape, generator=generator).to(value.dtype)
+    return value.flatten()[torch.randperm(value.numel(), generator=generator)].reshape(value.shape)

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from edge_bdl.errors import ExportError, UnsupportedModelError
+from edge_bdl.errors import ExportError, InputError, UnsupportedModelError
 from edge_bdl.manifest import Covariance, GaussianHead, StochasticInput, Task
 from edge_bdl_export.capture import Capture
 from edge_bdl_export.cut import Stochastic
 from edge_bdl_export.forms.posterior import ClosedForm, MomentReference, Posterior
 from edge_bdl_export.given import Given
-from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, last_layer, matrix
+from edge_bdl_train.methods.gaussian_head import GaussianHeadPosterior, features, last_layer, matrix
 
 # Numbers in a covariance's root, 64 MiB: every one of them is read for every frame.
 MOST_NUMBERS = 1 << 24
@@ -60,13 +60,16 @@ def posterior(captured: Capture, given: GaussianHeadPosterior, task: Task) -> Po
     )
 
 
-def of_independent(given: Given, model: nn.Module, captured: Capture) -> GaussianHeadPosterior | None:
+def of_independent(
+    given: Given, model: nn.Module, captured: Capture, example: tuple[Tensor, ...]
+) -> GaussianHeadPosterior | None:
     """Independent Gaussian weights as a posterior over the last layer; None where they are not that layer's alone.
 
     Args:
         given: What was handed over.
         model: Its network, at eval.
         captured: Its graph.
+        example: One input.
     """
     sigmas = given.sigmas or {}
     layers = {name.rpartition(".")[0] for name in sigmas}
@@ -75,6 +78,8 @@ def of_independent(given: Given, model: nn.Module, captured: Capture) -> Gaussia
     name = layers.pop()
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Linear) or not _is_last(captured, name):
+        return None
+    if layer.weight.numel() > MOST_NUMBERS or not _is_called(model, layer, example):
         return None
     prefix = f"{name}." if name else ""
     fixed = torch.zeros_like(layer.weight[:, 0])
@@ -121,6 +126,15 @@ def _is_last(captured: Capture, layer: str) -> bool:
     nodes, last = _parameters(captured, layer), captured.output
     alone = all(list(node.users) == [last] for node in nodes)
     return bool(nodes) and alone and last.target is torch.ops.aten.linear.default and last.args[1] in nodes
+
+
+def _is_called(model: nn.Module, layer: nn.Linear, example: tuple[Tensor, ...]) -> bool:
+    """Whether the layer computes its product itself: its weights may be used without it."""
+    try:
+        features(model, layer, *example)
+    except InputError:
+        return False
+    return True
 
 
 def _as_given(graph: fx.Graph, arguments: Sequence[fx.Node], member: fx.Node) -> fx.Node:

@@ -53,16 +53,16 @@ class GaussianHeadPosterior(Posterior):
         """The last layer's mean weight and bias."""
         return self._member(matrix(self._layer))
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, *x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and covariance of the network's outputs, without drawing.
 
         Args:
-            x: [N, ...], as the network takes it.
+            x: [N, ...], as the network takes them.
 
         Returns:
             float64 [N, outputs] and [N, outputs, outputs].
         """
-        phi = features(self.network, self._layer, x)
+        phi = features(self.network, self._layer, *x)
         mean = phi @ matrix(self._layer).T
         if self.covariance.ndim == 4:
             return mean, torch.einsum("nd,adbe,ne->nab", phi, self.covariance, phi)
@@ -181,7 +181,7 @@ def matrix(layer: nn.Linear) -> Tensor:
     return torch.cat([layer.weight, layer.bias[:, None]], dim=1).double()
 
 
-def outputs_and_features(network: nn.Module, layer: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+def outputs_and_features(network: nn.Module, layer: nn.Linear, *x: Tensor) -> tuple[Tensor, Tensor]:
     """The network's outputs, and what its last layer reads, [N, features]; for a bias, with a last column of ones.
 
     Raises:
@@ -190,7 +190,7 @@ def outputs_and_features(network: nn.Module, layer: nn.Linear, x: Tensor) -> tup
     seen: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
-        outputs = network(x)
+        outputs = network(*x)
     finally:
         handle.remove()
     if len(seen) != 1:
@@ -200,9 +200,9 @@ def outputs_and_features(network: nn.Module, layer: nn.Linear, x: Tensor) -> tup
 
 
 @torch.no_grad()
-def features(network: nn.Module, layer: nn.Linear, x: Tensor) -> Tensor:
+def features(network: nn.Module, layer: nn.Linear, *x: Tensor) -> Tensor:
     """What the last layer reads, float64; everything else as for ``outputs_and_features``."""
-    return outputs_and_features(network, layer, x)[1].double()
+    return outputs_and_features(network, layer, *x)[1].double()
 
 
 def _root(covariance: Tensor) -> Tensor:

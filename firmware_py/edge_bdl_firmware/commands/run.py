@@ -30,7 +30,7 @@ _START_S = 20.0  # a gate on a busy board; a bundle's hashes take their time
 _STOP_S = 10.0
 _POLL_S = 0.1
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LIBC = ctypes.CDLL(None)
+_PRCTL = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -237,7 +237,7 @@ def _check_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
 
 def _end_with(parent: int) -> None:
     """In a process that is just being started: be asked to end as soon as its parent is gone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)  # it went before we could say so
 
