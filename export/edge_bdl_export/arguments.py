@@ -71,7 +71,7 @@ class Asked:
         if not (isinstance(self.samples, int) or self.samples == AUTO):
             raise ExportError(f"samples is a whole number of at least 2, or 'auto', got {self.samples!r}")
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
-            raise ExportError(f"seed must be a whole number of at least 0 and fit 64 bits, got {self.seed!r}")
+            raise ExportError(f"seed must be at least 0 and fit 64 bits, a whole number, got {self.seed!r}")
         if not (isinstance(self.fidelity, int | float) and 0.0 < self.fidelity <= 1.0):
             raise ExportError(f"fidelity is a rank correlation above 0, at most 1, got {self.fidelity!r}")
         self._check_partial()

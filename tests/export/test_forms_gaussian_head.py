@@ -485,7 +485,7 @@ def test_a_closed_form_that_its_own_members_contradict_is_seen() -> None:
         ({"class_axis": 0}, "class_axis=0 is not where the classes are"),
         ({"samples": 1}, "samples must be at least 2"),
         ({"samples": "lots"}, "samples is a whole number of at least 2, or 'auto', got 'lots'"),
-        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": 1.5}, "seed must be at least 0 and fit 64 bits, a whole number"),
         ({"fidelity": "x"}, "fidelity is a rank correlation above 0"),
     ],
 )
