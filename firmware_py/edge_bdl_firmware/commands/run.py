@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import signal
@@ -12,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,6 @@ _START_S = 20.0  # a gate on a busy board; a bundle's hashes take their time
 _STOP_S = 10.0
 _POLL_S = 0.1
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PRCTL = ctypes.CDLL(None).prctl
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class ProcessFailedError(EdgeBdlError):
@@ -235,24 +231,13 @@ def _check_alive(processes: dict[str, subprocess.Popen[bytes]]) -> None:
             raise ProcessFailedError(f"edge-bdl {name} ended with exit code {process.returncode}")
 
 
-def _end_with(parent: int) -> None:
-    """In a process that is just being started: be asked to end as soon as its parent is gone."""
-    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)  # it went before we could say so
-
-
 @contextmanager
 def _process(line: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """One of our verbs as a process, ended at the end. What it says is heard only where it fails: we tell the story."""
     with tempfile.TemporaryFile() as said:
         # A group of its own: Ctrl-C in the terminal is for us, and we end them in their order. Nobody outlives us.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edge_bdl.cli", *line],
-            stderr=said,
-            start_new_session=True,
-            preexec_fn=partial(_end_with, os.getpid()),
-        )
+        child = [sys.executable, "-m", "edge_bdl_firmware.child", str(os.getpid()), *line]
+        process = subprocess.Popen(child, stderr=said, start_new_session=True)
         try:
             yield process
         finally:
