@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,12 @@ from torch import Tensor, nn
 
 import fashion_mnist
 from edge_bdl.bundle import Bundle
-from edge_bdl.engines import open_engine
 from edge_bdl.manifest import Manifest
-from edge_bdl.sampling import Members
 from edge_bdl_export import export
 from edge_bdl_train.models.pilotnet import PILOTNET_SIZE, PilotNet
 from edge_bdl_train.preprocess import Preprocess
 from edge_bdl_train.recipes.rc_car import read_drive
-from interleaved import interleaved
+from interleaved import interleaved, passes
 
 PRECISIONS = ("fp32", "fp16", "int8")
 MEMBERS = 8
@@ -136,19 +134,6 @@ def cost(manifest: Manifest, engine: str) -> str:
     return ", ".join(f"{check.check.removeprefix('precision_')} {check.value:.2g}" for check in found) or "-"
 
 
-def calls(folder: Path, engine: str) -> dict[str, Callable[[], object]]:
-    """The deterministic and the fused graph of a bundle, on one frame."""
-    bundle = Bundle.open(folder)
-    manifest = bundle.manifest
-    opened = open_engine(engine, bundle.folder, manifest)
-    members = Members(manifest.form, manifest.bank, bundle.bank()).take(0, manifest.bank.members)
-    golden = bundle.golden()
-    frame = {spec.name: golden[f"input.{spec.name}"][0] for spec in manifest.inputs}
-    det, fused = opened.graph("det"), opened.graph("fused")
-    held = fused.hold(members) if manifest.member_inputs else None
-    return {"det": lambda: det.run(frame), "fused": lambda: fused.run(frame, held)}
-
-
 def weights(study: Study, folder: Path, rounds: int) -> None:
     """Precisions of the network's own weights."""
     made = {name: exported(study, folder / f"{name}.ebdl", weights=name) for name in PRECISIONS}
@@ -156,8 +141,8 @@ def weights(study: Study, folder: Path, rounds: int) -> None:
     print("| engine | weights | graphs, bytes | T_det ms | times faster | R(16) | lost on held-out frames |")
     print("|---|---|---|---|---|---|---|")
     for engine in _ENGINES:
-        timed = {name: calls(folder / f"{name}.ebdl", engine) for name in PRECISIONS}
-        took = np.median(interleaved([call for pair in timed.values() for call in pair.values()], rounds), axis=0) * 1e3
+        pairs = [passes(Bundle.open(folder / f"{name}.ebdl"), engine) for name in PRECISIONS]
+        took = np.median(interleaved([call for pair in pairs for call in pair], rounds), axis=0) * 1e3
         det, fused = took[::2], took[1::2]
         for i, (name, manifest) in enumerate(made.items()):
             print(
@@ -180,8 +165,8 @@ def banks(study: Study, folder: Path, rounds: int, part: str, engines: tuple[str
     print("| engine | bank | bank, bytes | graphs, bytes | fused ms | over fp32 T_det | lost on held-out frames |")
     print("|---|---|---|---|---|---|---|")
     for engine in engines:
-        timed = {name: calls(folder / f"bank_{name}.ebdl", engine) for name in PRECISIONS}
-        every = [timed["fp32"]["det"], *(pair["fused"] for pair in timed.values())]
+        pairs = [passes(Bundle.open(folder / f"bank_{name}.ebdl"), engine) for name in PRECISIONS]
+        every = [pairs[0][0], *(fused for _, fused in pairs)]
         det, *fused = np.median(interleaved(every, rounds), axis=0) * 1e3
         for took, (name, manifest) in zip(fused, made.items(), strict=True):
             print(

@@ -32,7 +32,8 @@ def _linear(layer: Any) -> Replacement:
     values = {"weight": torch.stack(rows if layer.first else [row.chunk(count, 1)[i] for i, row in enumerate(rows)])}
     if layer.bias is not None:
         values["bias"] = torch.stack(layer.bias.detach().cpu().chunk(count))
-    return Replacement(linear(values["weight"][0], values["bias"][0] if "bias" in values else None), values=values)
+    first = {name: value[0] for name, value in values.items()}
+    return Replacement(linear(first["weight"], first.get("bias")), values=values)
 
 
 def _convolution(layer: Any) -> Replacement:
@@ -41,7 +42,8 @@ def _convolution(layer: Any) -> Replacement:
     # The weights of a transposed convolution begin with the input's channels, which members of a first layer share.
     new = _cut(whole, layer.num_estimators, axis=1 if transposed and layer.first else 0)
     if not layer.first:
-        new.module.groups = whole.groups // layer.num_estimators  # type: ignore[assignment]
+        own: Any = new.module
+        own.groups = whole.groups // layer.num_estimators
     return new
 
 
